@@ -1,0 +1,115 @@
+//! An error that we tell a client: severity, SQLSTATE, message, detail, hint.
+
+use std::fmt;
+
+/// What a client is told in an ErrorResponse, whether PostgreSQL said it or we do.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The body of the ErrorResponse frame (protocol-error-fields), without its header.
+    body: Vec<u8>,
+}
+
+/// How grave an error is (protocol-error-fields, `S` and `V`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Error,
+    Fatal,
+}
+
+impl Refusal {
+    /// An error of our own. `sqlstate` is five characters (PostgreSQL, appendix A).
+    #[must_use]
+    pub fn new(severity: Severity, sqlstate: &str, message: &str) -> Self {
+        let severity = match severity {
+            Severity::Error => "ERROR",
+            Severity::Fatal => "FATAL",
+        };
+        let mut body = Vec::with_capacity(64 + message.len());
+        for (field, value) in [
+            (b'S', severity),
+            (b'V', severity),
+            (b'C', sqlstate),
+            (b'M', message),
+        ] {
+            push_field(&mut body, field, value);
+        }
+        body.push(0);
+        Self { body }
+    }
+
+    #[must_use]
+    pub fn fatal(sqlstate: &str, message: &str) -> Self {
+        Self::new(Severity::Fatal, sqlstate, message)
+    }
+
+    /// Adds a hint: what the reader can do.
+    #[must_use]
+    pub fn hint(mut self, hint: &str) -> Self {
+        self.body.pop();
+        push_field(&mut self.body, b'H', hint);
+        self.body.push(0);
+        self
+    }
+
+    /// PostgreSQL's own ErrorResponse, passed on to the letter.
+    #[must_use]
+    pub fn verbatim(body: &[u8]) -> Self {
+        Self { body: body.to_vec() }
+    }
+
+    /// The five characters of the SQLSTATE, or `XX000` where the server gave none.
+    #[must_use]
+    pub fn sqlstate(&self) -> &str {
+        field(&self.body, b'C').unwrap_or("XX000")
+    }
+
+    #[must_use]
+    pub fn message(&self) -> &str {
+        field(&self.body, b'M').unwrap_or("")
+    }
+
+    /// The whole ErrorResponse frame.
+    #[must_use]
+    pub fn frame(&self) -> Vec<u8> {
+        let length = u32::try_from(self.body.len() + 4).unwrap_or(u32::MAX);
+        let mut frame = Vec::with_capacity(self.body.len() + 5);
+        frame.push(b'E');
+        frame.extend_from_slice(&length.to_be_bytes());
+        frame.extend_from_slice(&self.body);
+        frame
+    }
+}
+
+/// One field of an ErrorResponse or NoticeResponse body, where it is there and UTF-8.
+#[must_use]
+pub fn field(body: &[u8], code: u8) -> Option<&str> {
+    let mut rest = body;
+    loop {
+        let (&found, after) = rest.split_first()?;
+        let end = after.iter().position(|&byte| byte == 0)?;
+        let (value, next) = after.split_at_checked(end)?;
+        if found == code {
+            return std::str::from_utf8(value).ok();
+        }
+        rest = next.get(1..)?;
+    }
+}
+
+fn push_field(body: &mut Vec<u8>, code: u8, value: &str) {
+    body.push(code);
+    // A NUL would end the field early and let the rest pass for another one.
+    body.extend(value.bytes().filter(|&byte| byte != 0));
+    body.push(0);
+}
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.sqlstate(), self.message())
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
