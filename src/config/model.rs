@@ -186,6 +186,18 @@ pub enum DatabaseRule {
     Only(String),
 }
 
+impl DatabaseRule {
+    /// A database to try a login with, where no client has named one: `postgres` is there on every server,
+    /// and Backstage itself begins with it.
+    #[must_use]
+    pub fn to_try(&self) -> &str {
+        match self {
+            Self::Any => "postgres",
+            Self::Only(database) => database,
+        }
+    }
+}
+
 /// How the plugin of a connection is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PluginLabel {

@@ -49,8 +49,6 @@ impl<'a> Frame<'a> {
         let Some((tag, total)) = header(bytes)? else {
             return Ok(None);
         };
-        Ok(bytes
-            .get(HEADER_BYTES..total)
-            .map(|body| (Self { tag, body }, total)))
+        Ok(bytes.get(HEADER_BYTES..total).map(|body| (Self { tag, body }, total)))
     }
 }

@@ -25,12 +25,7 @@ impl Refusal {
             Severity::Fatal => "FATAL",
         };
         let mut body = Vec::with_capacity(64 + message.len());
-        for (field, value) in [
-            (b'S', severity),
-            (b'V', severity),
-            (b'C', sqlstate),
-            (b'M', message),
-        ] {
+        for (field, value) in [(b'S', severity), (b'V', severity), (b'C', sqlstate), (b'M', message)] {
             push_field(&mut body, field, value);
         }
         body.push(0);
@@ -55,6 +50,30 @@ impl Refusal {
     #[must_use]
     pub fn verbatim(body: &[u8]) -> Self {
         Self { body: body.to_vec() }
+    }
+
+    /// Whether the connection ends with it.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        matches!(field(&self.body, b'V').or_else(|| field(&self.body, b'S')), Some("FATAL" | "PANIC"))
+    }
+
+    /// The same with severity FATAL: an error that ends the connection after all.
+    #[must_use]
+    pub fn fatal_too(&self) -> Self {
+        let mut body = Vec::with_capacity(self.body.len());
+        let mut rest = self.body.as_slice();
+        while let Some((&code, after)) = rest.split_first()
+            && let Some(end) = after.iter().position(|&byte| byte == 0)
+        {
+            let (value, next) = after.split_at(end);
+            body.push(code);
+            body.extend_from_slice(if matches!(code, b'S' | b'V') { b"FATAL" } else { value });
+            body.push(0);
+            rest = next.get(1..).unwrap_or_default();
+        }
+        body.push(0);
+        Self { body }
     }
 
     /// The five characters of the SQLSTATE, or `XX000` where the server gave none.

@@ -1,0 +1,466 @@
+//! The composition root: builds the house from a configuration, runs it, and ends it.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::unix::Signal;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio::time::sleep;
+use tracing::error;
+use tracing::info;
+use tracing::warn;
+
+use crate::admin::control::Answer;
+use crate::admin::control::Command;
+use crate::admin::control::Control;
+use crate::admin::control::Readiness;
+use crate::admin::control::UpstreamStatus;
+use crate::admin::http;
+use crate::auth::verifier::Verifier;
+use crate::client::login::Reception;
+use crate::client::registry::Registry;
+use crate::config::change::changed_upstreams;
+use crate::config::change::needs_restart;
+use crate::config::load::Sources;
+use crate::config::load::load;
+use crate::config::model::Config;
+use crate::config::model::Route;
+use crate::config::model::Upstream;
+use crate::lifecycle::Ending;
+use crate::lifecycle::Lifecycle;
+use crate::listener;
+use crate::listener::BindError;
+use crate::listener::Door;
+use crate::metrics::registry::Metrics;
+use crate::metrics::upstream::ServerState;
+use crate::pool::checkout::Dying;
+use crate::pool::checkout::UpstreamPools;
+use crate::pool::pools::Pools;
+use crate::pool::upkeep;
+use crate::server::connect::ConnectError;
+use crate::server::connect::Dialer;
+use crate::tls::error::TlsError;
+use crate::wire::message::TERMINATE;
+
+/// How long the house must be empty before an ending sidecar believes that its clients are gone: a pool that
+/// closes one connection may open another.
+const EMPTY: Duration = Duration::from_millis(500);
+
+/// The longest pause between two tries to reach an upstream at the start.
+const PROBE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long transactions may take to end at the very least, however short the grace period is.
+const LAST_TRANSACTIONS: Duration = Duration::from_secs(5);
+
+/// Why the sidecar could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("{0}")]
+    Bind(#[from] BindError),
+    #[error(
+        "cannot listen on {address} for metrics and health: {source}. Change stagedoor.admin.host or stagedoor.admin.port, or see who listens there."
+    )]
+    Admin { address: SocketAddr, source: io::Error },
+    #[error("upstream {upstream}: {source}")]
+    Tls { upstream: String, source: TlsError },
+    #[error("signals cannot be received: {0}")]
+    Signals(io::Error),
+    #[error("the system has no randomness to give")]
+    NoRandomness,
+}
+
+/// The running house.
+struct App {
+    /// Where the configuration came from, and is looked for again.
+    sources: Sources,
+    config: ArcSwap<Config>,
+    registry: Arc<Registry>,
+    /// What new clients find.
+    reception: Arc<ArcSwap<Reception>>,
+    /// One reload at a time.
+    reloading: Mutex<()>,
+    pools: Arc<Pools>,
+    metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+}
+
+/// Runs the sidecar until it is told to end.
+///
+/// # Errors
+/// As [`StartError`]; after the start nothing ends it but a signal.
+pub async fn run(config: Config, sources: Sources) -> Result<(), StartError> {
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let (app, graveyards) = App::build(config, sources)?;
+    let config = app.config.load_full();
+    let ports: Vec<u16> =
+        config.routes.iter().filter_map(|route| route.port).collect::<HashSet<_>>().into_iter().collect();
+    let doors = listener::open(&config.listen, &ports)?;
+    let admin = app.bind_admin().await?;
+    app.start(doors, admin, graveyards);
+    app.until_told_to_end(&mut signals).await;
+    app.drain(&mut signals).await;
+    Ok(())
+}
+
+type Graveyards = Vec<(Weak<UpstreamPools>, UnboundedReceiver<Dying>)>;
+
+impl App {
+    fn build(config: Config, sources: Sources) -> Result<(Arc<Self>, Graveyards), StartError> {
+        let metrics = Arc::new(Metrics::new());
+        let mut graveyards = Vec::new();
+        let mut upstreams = Vec::new();
+        for upstream in &config.upstreams {
+            let dialer = Dialer::new(upstream.clone())
+                .map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
+            let (pools, graveyard) =
+                UpstreamPools::new(upstream.clone(), dialer, metrics.upstream(&upstream.name));
+            graveyards.push((Arc::downgrade(&pools), graveyard));
+            upstreams.push(pools);
+        }
+        let pools = Arc::new(Pools::new(upstreams));
+        let registry = Arc::new(Registry::default());
+        let reception = reception(&config, pools.clone(), registry.clone(), metrics.clone())?;
+        metrics.config_loaded(now());
+        let app = Self {
+            sources,
+            config: ArcSwap::from_pointee(config),
+            registry,
+            reception: Arc::new(ArcSwap::from_pointee(reception)),
+            reloading: Mutex::default(),
+            pools,
+            metrics,
+            lifecycle: Lifecycle::new(),
+        };
+        Ok((Arc::new(app), graveyards))
+    }
+
+    async fn bind_admin(&self) -> Result<TcpListener, StartError> {
+        let admin = self.config.load().admin.clone();
+        let address = SocketAddr::new(admin.host, admin.port);
+        TcpListener::bind(address).await.map_err(|source| StartError::Admin { address, source })
+    }
+
+    fn start(self: &Arc<Self>, doors: Vec<Door>, admin: TcpListener, graveyards: Graveyards) {
+        let find: Arc<upkeep::FindPool> = {
+            let pools = self.pools.clone();
+            Arc::new(move |id| pools.by_id(id))
+        };
+        for (upstream, graveyard) in graveyards {
+            // Not lifecycle's: it closes servers to the very end.
+            tokio::spawn(upkeep::run(upstream, graveyard, find.clone()));
+        }
+        for door in doors {
+            info!(address = door.address(), "listening");
+            self.lifecycle.spawn(door.accept(self.reception.clone(), self.lifecycle.clone()));
+        }
+        if let Ok(address) = admin.local_addr() {
+            info!(%address, "admin listening");
+        }
+        let control: Arc<dyn Control> = self.clone();
+        self.lifecycle.spawn(http::serve(admin, control, self.metrics.clone(), self.lifecycle.clone()));
+        self.lifecycle.spawn(self.clone().reach_upstreams());
+    }
+
+    /// Logs in to every upstream once, until it worked: then the sidecar is ready.
+    async fn reach_upstreams(self: Arc<Self>) {
+        let mut reaching = JoinSet::new();
+        for pools in &self.pools.upstreams {
+            let (app, pools) = (self.clone(), pools.clone());
+            reaching.spawn(async move { app.reach(&pools).await });
+        }
+        let stop = self.lifecycle.stop_token();
+        let all = async { while reaching.join_next().await.is_some() {} };
+        if stop.run_until_cancelled(all).await.is_some() {
+            self.lifecycle.set_ready();
+            info!("ready");
+        }
+    }
+
+    async fn reach(&self, pools: &Arc<UpstreamPools>) {
+        let config = self.config.load_full();
+        let Some(route) = config.routes.iter().find(|route| route.upstream.name == pools.upstream.name)
+        else {
+            return;
+        };
+        let mut pause = Duration::from_millis(200);
+        while !pools.was_verified() && !try_login(pools, route).await {
+            sleep(pause).await;
+            pause = (pause * 2).min(PROBE_PAUSE_MAX);
+        }
+    }
+
+    async fn until_told_to_end(&self, signals: &mut Signals) {
+        loop {
+            tokio::select! {
+                Some(()) = signals.terminate.recv() => return,
+                Some(()) = signals.interrupt.recv() => return,
+                Some(()) = signals.hangup.recv() => drop(self.reload().await),
+                () = self.lifecycle.draining() => return,
+            }
+        }
+    }
+
+    /// Reads the configuration again and lets live what can. Where anything is wrong, nothing changes.
+    async fn reload(&self) -> Result<String, String> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let outcome = self.try_reload().await;
+        match &outcome {
+            Ok(what) => {
+                self.metrics.config_loaded(now());
+                info!("{what}");
+            }
+            Err(why) => {
+                self.metrics.config_refused();
+                error!(%why, "the configuration was not taken over: the old one stays in force");
+            }
+        }
+        outcome
+    }
+
+    async fn try_reload(&self) -> Result<String, String> {
+        let new = load(&self.sources).map_err(|faults| faults.to_string())?.config;
+        let old = self.config.load_full();
+        let fixed = needs_restart(&old, &new);
+        if !fixed.is_empty() {
+            return Err(format!("these settings need a restart: {}", fixed.join(", ")));
+        }
+        let changed = changed_upstreams(&old, &new);
+        let mut dialers = Vec::new();
+        for upstream in &changed {
+            dialers.push((upstream.name.clone(), prove(&new, upstream).await?));
+        }
+        let reception = reception(&new, self.pools.clone(), self.registry.clone(), self.metrics.clone());
+        self.reception.store(Arc::new(reception.map_err(|error| error.to_string())?));
+        for (name, dialer) in dialers {
+            if let Some(pools) = self.pools.upstreams.iter().find(|pools| pools.upstream.name == name) {
+                pools.change_dialer(dialer);
+            }
+        }
+        for route in &new.routes {
+            self.pools.change_password(&route.upstream.name, &route.user, route.password.as_ref());
+        }
+        self.config.store(Arc::new(new));
+        Ok(format!(
+            "the configuration was read again: {} of {} upstreams changed",
+            changed.len(),
+            old.upstreams.len()
+        ))
+    }
+
+    /// Serves on while clients are there, up to the grace period; then lets transactions end.
+    async fn drain(&self, signals: &mut Signals) {
+        self.lifecycle.begin_drain();
+        let grace = self.config.load().shutdown.grace_period;
+        info!(clients = self.lifecycle.clients(), ?grace, "draining: clients are served until they leave");
+        let stop = self.lifecycle.stop_token();
+        let now = async {
+            tokio::select! {
+                Some(()) = signals.terminate.recv() => {}
+                Some(()) = signals.interrupt.recv() => {}
+            }
+        };
+        tokio::select! {
+            () = self.drain_gently(grace) => {}
+            () = now => warn!("told to end a second time: ending now"),
+        }
+        stop.cancel();
+        let find = |id| self.pools.by_id(id);
+        for upstream in &self.pools.upstreams {
+            upkeep::close_idle(upstream, &find).await;
+        }
+        info!("stopped");
+    }
+
+    async fn drain_gently(&self, grace: Duration) {
+        let stop = self.lifecycle.stop_token();
+        tokio::select! {
+            () = self.until_empty() => {}
+            () = stop.cancelled() => {}
+            () = sleep(grace) => {
+                let clients = self.lifecycle.clients();
+                info!(clients, "the grace period is over: idle clients are told 57P01, open transactions may end");
+            }
+        }
+        // Transactions that are open end in their own time, as long again at the most.
+        let ending = self.lifecycle.wait_stopped(grace.max(LAST_TRANSACTIONS)).await;
+        if let Ending::Forced { clients, services } = ending {
+            error!(clients, services, "transactions were still open at the very end");
+        }
+    }
+
+    async fn until_empty(&self) {
+        let mut empty_since = Instant::now();
+        loop {
+            if self.lifecycle.clients() > 0 {
+                empty_since = Instant::now();
+            } else if empty_since.elapsed() >= EMPTY {
+                return;
+            }
+            sleep(EMPTY / 10).await;
+        }
+    }
+}
+
+impl Control for App {
+    fn readiness(&self) -> Readiness {
+        let mut details = Vec::new();
+        for pools in &self.pools.upstreams {
+            if !pools.was_verified() {
+                details.push(format!("upstream {}: no verified login yet", pools.upstream.name));
+            }
+        }
+        Readiness { ready: details.is_empty(), details }
+    }
+
+    fn upstreams(&self) -> Vec<UpstreamStatus> {
+        let status = |pools: &Arc<UpstreamPools>| UpstreamStatus {
+            name: pools.upstream.name.clone(),
+            up: pools.is_up(),
+            detail: pools.last_error(),
+        };
+        self.pools.upstreams.iter().map(status).collect()
+    }
+
+    /// Counts what changes too often to be counted as it does.
+    fn refresh(&self) {
+        for pool in self.pools.all() {
+            let count = pool.upstream.count(pool.id);
+            let gauge = |state, value: usize| {
+                let gauge = pool.upstream.metrics.servers(&pool.database, state);
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            gauge(ServerState::Idle, count.idle);
+            gauge(ServerState::Active, count.open.saturating_sub(count.idle));
+        }
+    }
+
+    fn execute(&self, command: Command) -> Answer<'_> {
+        let answer = match command {
+            Command::Drain => {
+                self.lifecycle.begin_drain();
+                Ok("draining".to_owned())
+            }
+            Command::Quit => {
+                self.lifecycle.begin_drain();
+                self.lifecycle.stop();
+                Ok("ending".to_owned())
+            }
+            Command::Reload => return Box::pin(self.reload()),
+        };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+/// A dialer for a changed upstream, after one login with it that worked.
+async fn prove(config: &Config, upstream: &Arc<Upstream>) -> Result<Dialer, String> {
+    let dialer = Dialer::new(upstream.clone()).map_err(|error| error.to_string())?;
+    let Some(route) = config.routes.iter().find(|route| route.upstream.name == upstream.name) else {
+        return Ok(dialer);
+    };
+    match dialer.connect(route.database.to_try(), &route.user, route.password.as_ref(), &[]).await {
+        Ok(connected) => {
+            let mut stream = connected.stream;
+            let _ = stream.write_all(TERMINATE).await;
+            let _ = stream.shutdown().await;
+            Ok(dialer)
+        }
+        Err(error) if is_only_the_database(&error) => Ok(dialer),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The server has proven itself and taken our proof: that this one database cannot be opened says nothing of others.
+fn is_only_the_database(error: &ConnectError) -> bool {
+    matches!(error.refusal().sqlstate(), "3D000" | "42501")
+}
+
+#[expect(clippy::disallowed_methods, reason = "a metric shows when, in everybody's time")]
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// One login, to see that it works. A database that is not there, or not ours to open, is refused after the
+/// server has proven itself and taken our proof: that is enough.
+async fn try_login(pools: &Arc<UpstreamPools>, route: &Route) -> bool {
+    let database = route.database.to_try();
+    let dialer = pools.dialer.load_full();
+    match dialer.connect(database, &route.user, route.password.as_ref(), &[]).await {
+        Ok(connected) => {
+            pools.note(None);
+            pools.note_connected(&connected);
+            let mut stream = connected.stream;
+            let _ = stream.write_all(TERMINATE).await;
+            let _ = stream.shutdown().await;
+            true
+        }
+        Err(error) if is_only_the_database(&error) => {
+            pools.note(None);
+            true
+        }
+        Err(error) => {
+            pools.note(Some(&error));
+            false
+        }
+    }
+}
+
+fn reception(
+    config: &Config,
+    pools: Arc<Pools>,
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+) -> Result<Reception, StartError> {
+    let mut verifiers = Vec::new();
+    for route in &config.routes {
+        if let Some(password) = &route.password {
+            verifiers.push((route.clone(), Verifier::new(password, random()?)));
+        }
+    }
+    Ok(Reception {
+        routes: config.routes.clone(),
+        verifiers,
+        stranger: Verifier::stranger(random()?, &random::<24>()?),
+        auth: config.listen.auth,
+        login_timeout: config.listen.login_timeout,
+        clients_max: config.listen.clients_max,
+        pools,
+        registry,
+        metrics,
+    })
+}
+
+fn random<const LENGTH: usize>() -> Result<[u8; LENGTH], StartError> {
+    let mut bytes = [0; LENGTH];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| StartError::NoRandomness)?;
+    Ok(bytes)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! Who may come in, and how we get in. Pure: messages in, messages out.
+
+pub mod prover;
+pub mod verifier;

@@ -1,0 +1,286 @@
+//! From a StartupMessage to ReadyForQuery: route, proof, settings, and the greeting of a real server.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::WaitForCancellationFuture;
+use tracing::info;
+
+use crate::auth::verifier::Verifier;
+use crate::client::arrival::Arrival;
+use crate::client::arrival::ArrivalError;
+use crate::client::arrival::Doorway;
+use crate::client::authenticate::LoginError;
+use crate::client::authenticate::authenticate;
+use crate::client::cancel::cancel;
+use crate::client::registry::Registered;
+use crate::client::registry::Registry;
+use crate::client::serve::Client;
+use crate::client::serve::End;
+use crate::client::serve::pin_for_session;
+use crate::client::serve::speak_as;
+use crate::config::model::ClientAuth;
+use crate::config::model::PoolMode;
+use crate::config::model::PoolPolicy;
+use crate::config::model::Route;
+use crate::metrics::pool::PoolMetrics;
+use crate::metrics::registry::Metrics;
+use crate::net::stream::Stream;
+use crate::pool::checkout::Pool;
+use crate::pool::pools::Pools;
+use crate::route::plugin;
+use crate::route::pool as policy_of;
+use crate::route::route;
+use crate::session::parameters::Parameters;
+use crate::session::state::ClientState;
+use crate::wire::message::Message;
+use crate::wire::message::parameter_status;
+use crate::wire::refusal::Refusal;
+use crate::wire::startup::PROTOCOL_NEWEST;
+use crate::wire::startup::Startup;
+use crate::wire::startup::options;
+
+/// What every client needs to know of the house.
+#[derive(Debug)]
+pub struct Reception {
+    pub routes: Vec<Arc<Route>>,
+    /// The proof that each route asks for.
+    pub verifiers: Vec<(Arc<Route>, Verifier)>,
+    /// For a user that nobody knows, so that it costs and says the same.
+    pub stranger: Verifier,
+    pub auth: ClientAuth,
+    pub login_timeout: Duration,
+    pub clients_max: usize,
+    pub pools: Arc<Pools>,
+    pub registry: Arc<Registry>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a session ended before it began.
+enum Refused {
+    Login(LoginError),
+    Told(Refusal),
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Told(refusal)
+    }
+}
+
+impl From<LoginError> for Refused {
+    fn from(error: LoginError) -> Self {
+        Self::Login(error)
+    }
+}
+
+impl From<std::io::Error> for Refused {
+    fn from(error: std::io::Error) -> Self {
+        Self::Login(error.into())
+    }
+}
+
+impl Reception {
+    /// One connection, from its first byte to its last.
+    pub async fn receive(
+        self: Arc<Self>,
+        stream: Stream,
+        port: u16,
+        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) {
+        let mut door = Doorway::new(stream);
+        let arrival = match timeout(self.login_timeout, door.arrive()).await {
+            Ok(Ok(arrival)) => arrival,
+            Ok(Err(ArrivalError::Gone)) => return, // A probe of the port, most likely.
+            Ok(Err(error)) => return turn_away(door, error.refusal(), "", "", &error.to_string()).await,
+            Err(_) => return turn_away(door, None, "", "", "no startup packet in time").await,
+        };
+        match arrival {
+            Arrival::Cancel { process_id, secret_key } => {
+                cancel(&self.registry, &self.metrics, process_id, &secret_key).await;
+            }
+            Arrival::Session(startup) => self.session(door, startup, port, goodbye).await,
+        }
+    }
+
+    async fn session(
+        self: Arc<Self>,
+        mut door: Doorway,
+        startup: Startup,
+        port: u16,
+        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) {
+        let login = timeout(self.login_timeout, self.admit(&mut door, &startup, port));
+        let refused = match login.await {
+            Ok(Ok(admitted)) => {
+                let (stream, early) = door.into_parts();
+                return self.run(stream, &early, startup, admitted, goodbye).await;
+            }
+            Ok(Err(Refused::Login(error))) => (error.refusal(&startup.user), error.to_string()),
+            Ok(Err(Refused::Told(refusal))) => (Some(refusal.clone()), refusal.to_string()),
+            Err(_) => {
+                let refusal = Refusal::fatal("08006", "stagedoor: the login took too long");
+                (Some(refusal), "the login took longer than stagedoor.listen.loginTimeout".to_owned())
+            }
+        };
+        turn_away(door, refused.0, &startup.user, &startup.database, &refused.1).await;
+    }
+
+    /// Proves the client, finds its pool, and greets it.
+    async fn admit(&self, door: &mut Doorway, startup: &Startup, port: u16) -> Result<Admitted, Refused> {
+        if startup.minor > 2 || !startup.unknown_options.is_empty() {
+            let version = PROTOCOL_NEWEST.min(0x0003_0000 | i32::from(startup.minor));
+            let message = Message::NegotiateProtocolVersion { version, options: &startup.unknown_options };
+            door.stream.write_all(&message.encode()).await?;
+        }
+        let route = route(&self.routes, port, &startup.user, &startup.database);
+        let verifier = route.and_then(|route| self.verifier(route)).unwrap_or(&self.stranger);
+        authenticate(door, self.auth, verifier).await?;
+        let route = route.ok_or(LoginError::Password)?;
+        if self.registry.count() >= self.clients_max {
+            return Err(too_many().into());
+        }
+        if startup.replication.is_some() {
+            return Err(Refusal::fatal("0A000", "stagedoor does not pass on replication connections").into());
+        }
+        let wanted = wanted(startup)?;
+        let application =
+            startup.parameter("application_name").and_then(|name| std::str::from_utf8(name).ok());
+        let plugin = plugin(route, &startup.database, application);
+        let policy = policy_of(route, plugin.as_deref()).clone();
+        let pool = self.pools.get(route, &startup.database, &policy).ok_or_else(too_many)?;
+        let label = plugin.as_deref().unwrap_or_default();
+        let metrics = self.metrics.pool(&route.upstream.name, &startup.database, label);
+        let registered =
+            self.registry.register(startup).map_err(|error| Refusal::fatal("XX000", &error.to_string()))?;
+        let greeting = greet(&pool, &wanted, &policy, &metrics).await?;
+        let mut words = Message::AuthenticationOk.encode();
+        words.extend_from_slice(&greeting);
+        let key = Message::BackendKeyData {
+            process_id: registered.slot.process_id,
+            secret_key: registered.secret_key(),
+        };
+        words.extend_from_slice(&key.encode());
+        words.extend_from_slice(&Message::ReadyForQueryIdle.encode());
+        door.stream.write_all(&words).await?;
+        Ok(Admitted { pool, policy, metrics, registered, wanted, plugin })
+    }
+
+    fn verifier(&self, route: &Arc<Route>) -> Option<&Verifier> {
+        self.verifiers.iter().find(|(known, _)| Arc::ptr_eq(known, route)).map(|(_, verifier)| verifier)
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        stream: Stream,
+        early: &[u8],
+        startup: Startup,
+        admitted: Admitted,
+        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) {
+        let Admitted { pool, policy, metrics, registered, wanted, plugin } = admitted;
+        metrics.clients_opened.inc();
+        let id = registered.slot.process_id;
+        let mut state = ClientState::new(id.unsigned_abs(), wanted);
+        if policy.mode == PoolMode::Session {
+            pin_for_session(&mut state);
+        }
+        let client = Client {
+            stream,
+            state,
+            registered,
+            registry: self.registry.clone(),
+            pool: pool.clone(),
+            policy,
+            metrics,
+            wires: Client::wires(early),
+            skips_to_sync: false,
+        };
+        drop(self);
+        let end = client.serve(goodbye).await;
+        farewell(id, &startup, plugin.as_deref(), &pool, &end);
+    }
+}
+
+/// A client that may go on.
+struct Admitted {
+    pool: Arc<Pool>,
+    policy: PoolPolicy,
+    metrics: Arc<PoolMetrics>,
+    registered: Registered,
+    wanted: Parameters,
+    plugin: Option<String>,
+}
+
+/// One line per client, here and nowhere else.
+fn farewell(id: i32, startup: &Startup, plugin: Option<&str>, pool: &Pool, end: &End) {
+    let (client, database, user) = (id, startup.database.as_str(), startup.user.as_str());
+    let (plugin, upstream) = (plugin.unwrap_or_default(), pool.upstream.upstream.name.as_str());
+    match end {
+        End::Goodbye | End::Gone | End::Shutdown => {
+            tracing::debug!(client, database, user, plugin, upstream, ?end, "client left");
+        }
+        End::Refused(why) => {
+            info!(client, database, user, plugin, upstream, sqlstate = why.sqlstate(), %why, "client was refused");
+        }
+        End::ServerLost(why) => info!(client, database, user, plugin, upstream, %why, "server was lost"),
+    }
+}
+
+async fn turn_away(mut door: Doorway, refusal: Option<Refusal>, user: &str, database: &str, why: &str) {
+    info!(user, database, why, "login failed");
+    if let Some(refusal) = refusal {
+        let words = async {
+            door.stream.write_all(&refusal.frame()).await?;
+            door.stream.shutdown().await
+        };
+        let _ = timeout(Duration::from_secs(2), words).await;
+    }
+}
+
+/// The session settings that a StartupMessage asks for. `options` comes first, so that what is named beside it
+/// counts more (`process_startup_options`).
+fn wanted(startup: &Startup) -> Result<Parameters, Refusal> {
+    let from_options = startup.parameter("options").map_or(Some(Vec::new()), options).ok_or_else(|| {
+        Refusal::fatal("0A000", "stagedoor understands only -c name=value and --name=value in \"options\"")
+    })?;
+    let named = startup.parameters.iter().filter(|(name, _)| name != "options").cloned();
+    Ok(from_options.into_iter().chain(named).collect())
+}
+
+/// What a real server of the pool says to a login with these settings. PostgreSQL's own error where it would
+/// refuse it.
+async fn greet(
+    pool: &Arc<Pool>,
+    wanted: &Parameters,
+    policy: &PoolPolicy,
+    metrics: &PoolMetrics,
+) -> Result<Arc<Vec<u8>>, Refusal> {
+    if let Some(greeting) = pool.greeting(wanted) {
+        return Ok(greeting);
+    }
+    let lease = pool.checkout(wanted, policy.acquire_timeout).await.map_err(|error| {
+        metrics.acquire_failed(error.failure());
+        error.refusal().fatal_too()
+    })?;
+    let probe = ClientState::new(0, wanted.clone());
+    let lease = speak_as(&probe, lease, metrics).await?;
+    let mut greeting = Vec::new();
+    for (name, value) in lease.server.state.reported.iter() {
+        parameter_status(&mut greeting, name, value);
+    }
+    if wanted.has_custom() {
+        lease.discard("custom_setting"); // It would know the setting's name for ever.
+    } else {
+        lease.release();
+    }
+    Ok(pool.remember_greeting(wanted, greeting))
+}
+
+/// The words of PostgreSQL (InitProcess).
+fn too_many() -> Refusal {
+    Refusal::fatal("53300", "sorry, too many clients already")
+        .hint("Raise stagedoor.listen.maxClients, or lower knexConfig.pool.max of Backstage's plugins.")
+}

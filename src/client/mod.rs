@@ -1,0 +1,9 @@
+//! One client, from arrival to goodbye.
+
+pub mod arrival;
+pub mod authenticate;
+pub mod cancel;
+pub mod login;
+pub mod registry;
+pub mod relay;
+pub mod serve;

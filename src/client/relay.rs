@@ -1,0 +1,423 @@
+//! The loop of a lease: bytes both ways, verdicts obeyed. Decides nothing about the protocol by itself.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+
+use tokio::time::Instant;
+use tokio_util::sync::WaitForCancellationFuture;
+
+use crate::client::registry::Aimed;
+use crate::client::registry::Hold;
+use crate::client::registry::Registry;
+use crate::metrics::pool::Origin;
+use crate::metrics::pool::PoolMetrics;
+use crate::net::stream::Stream;
+use crate::server::connection::Server;
+use crate::session::from_client::Received;
+use crate::session::from_client::from_client;
+use crate::session::from_server::from_server;
+use crate::session::pin::Pins;
+use crate::session::state::ClientState;
+use crate::session::state::release;
+use crate::session::transaction::Transaction;
+use crate::session::verdict::FromClient;
+use crate::session::verdict::FromServer;
+use crate::session::verdict::Release;
+use crate::sql::signal::is_virtual;
+use crate::wire::flow::Flow;
+use crate::wire::frame::Frame;
+use crate::wire::frame::HEADER_BYTES;
+use crate::wire::refusal::Refusal;
+use crate::wire::refusal::field;
+use crate::wire::scanner::Scanner;
+use crate::wire::scanner::Step;
+
+/// A process id that no backend has: what a virtual one means whose client holds no server.
+const NO_BACKEND: i64 = i32::MAX as i64;
+
+/// How a lease came to its end, or to a question.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The server may go back.
+    Return,
+    /// The server must be probed before anybody can say.
+    Probe,
+    /// The client said goodbye, or is gone.
+    ClientLeft(Left),
+    /// The server is gone, or cannot be relied on.
+    ServerLost { why: String, told: bool },
+    /// The client is told this, and closed.
+    Refuse(Refusal),
+    /// The sidecar ends, and nothing is open.
+    Goodbye,
+}
+
+/// How a client left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Terminate.
+    Politely,
+    /// End of file, or a broken connection.
+    Silently,
+}
+
+/// The two directions between one client and one server.
+#[derive(Debug)]
+pub struct Wires {
+    pub to_server: Flow,
+    pub to_client: Flow,
+    pub client_scanner: Scanner,
+    pub server_scanner: Scanner,
+}
+
+/// All that one lease needs.
+pub struct Relay<'a> {
+    pub client: &'a mut Stream,
+    pub state: &'a mut ClientState,
+    pub server: &'a mut Server,
+    pub wires: &'a mut Wires,
+    pub registry: &'a Registry,
+    pub metrics: &'a PoolMetrics,
+    /// Why the client is known to stay, as far as it has been counted.
+    pub pinned: Pins,
+    left: Option<Left>,
+    client_deaf: bool,
+    /// The server said why it ends.
+    farewell: bool,
+    busy_since: Option<Instant>,
+    began: Option<Instant>,
+    /// Clients that this one's `pg_cancel_backend` means: they stay where they are until it is done.
+    holds: Vec<Hold>,
+}
+
+impl<'a> Relay<'a> {
+    pub const fn new(
+        (client, state): (&'a mut Stream, &'a mut ClientState),
+        server: &'a mut Server,
+        wires: &'a mut Wires,
+        registry: &'a Registry,
+        metrics: &'a PoolMetrics,
+        pinned: Pins,
+    ) -> Self {
+        Self {
+            client,
+            state,
+            server,
+            wires,
+            registry,
+            metrics,
+            pinned,
+            left: None,
+            client_deaf: false,
+            farewell: false,
+            busy_since: None,
+            began: None,
+            holds: Vec::new(),
+        }
+    }
+
+    /// Moves bytes until the lease comes to an end or a question.
+    ///
+    /// Not cancel-safe: where the future is dropped, client and server must be closed.
+    pub async fn run(&mut self, mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Outcome {
+        poll_fn(|cx| self.poll(cx, goodbye.as_mut())).await
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> Poll<Outcome> {
+        loop {
+            match self.step(cx) {
+                Err(outcome) => return Poll::Ready(outcome),
+                Ok(moved) => {
+                    if let Some(outcome) = self.outcome() {
+                        return Poll::Ready(outcome);
+                    }
+                    if !moved {
+                        break;
+                    }
+                }
+            }
+        }
+        // A pinned client that rests is told goodbye like one without a server.
+        if self.server.state.is_idle() && self.wires.to_client.pending() == 0 && goodbye.poll(cx).is_ready() {
+            return Poll::Ready(Outcome::Goodbye);
+        }
+        Poll::Pending
+    }
+
+    /// Moves what can be moved, once in each direction. Tells whether anything was.
+    fn step(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
+        let mut moved = self.digest_client()?;
+        moved |= self.write_server(cx)?;
+        moved |= self.read_server(cx)?;
+        moved |= self.digest_server()?;
+        moved |= self.write_client(cx);
+        moved |= self.read_client(cx);
+        Ok(moved)
+    }
+
+    /// Whether there is anything to tell the caller.
+    fn outcome(&self) -> Option<Outcome> {
+        let wires = &self.wires;
+        if wires.to_server.pending() > 0 {
+            return None;
+        }
+        if let Some(left) = self.left {
+            // PostgreSQL finishes what it has read before it notices that a client has said goodbye.
+            let waits =
+                left == Left::Politely && !self.client_deaf && self.server.state.pipeline.will_be_ready();
+            return (!waits).then_some(Outcome::ClientLeft(left));
+        }
+        if !self.is_settled() || wires.to_client.pending() > 0 {
+            return None;
+        }
+        match release(self.state, &self.server.state) {
+            Release::Keep => None,
+            Release::Probe => Some(Outcome::Probe),
+            Release::Pinned(pins) if pins == self.pinned => None,
+            Release::Pinned(_) => Some(Outcome::Probe),
+            Release::Return => Some(Outcome::Return),
+        }
+    }
+
+    /// No frame is half read from the server, and none half written to it.
+    fn is_settled(&self) -> bool {
+        self.wires.server_scanner.at_boundary()
+            && self.wires.to_client.unscanned().is_empty()
+            && self.wires.client_scanner.at_boundary()
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>) -> bool {
+        let flow = &mut self.wires.to_server;
+        if self.left.is_some()
+            || flow.is_congested()
+            || flow.is_full()
+            || self.server.state.pipeline.is_full()
+        {
+            return false;
+        }
+        match self.client.poll_read(cx, flow.room()) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(count)) if count > 0 => {
+                flow.fill(count);
+                self.metrics.bytes_from_client.inc_by(count as u64);
+                true
+            }
+            Poll::Ready(_) => {
+                self.left = Some(Left::Silently);
+                true
+            }
+        }
+    }
+
+    fn read_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
+        let flow = &mut self.wires.to_client;
+        if flow.is_congested() || flow.is_full() {
+            return Ok(false);
+        }
+        match self.server.stream.poll_read(cx, flow.room()) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(count)) if count > 0 => {
+                flow.fill(count);
+                Ok(true)
+            }
+            Poll::Ready(Ok(_)) => Err(self.lost("the server closed the connection".to_owned())),
+            Poll::Ready(Err(error)) => Err(self.lost(error.to_string())),
+        }
+    }
+
+    fn lost(&self, why: String) -> Outcome {
+        // Inside a frame nothing can be said any more.
+        let told = self.farewell || !self.wires.server_scanner.at_boundary();
+        Outcome::ServerLost { why, told }
+    }
+
+    fn write_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
+        let (moved, written) = pump(&mut self.server.stream, &mut self.wires.to_server, cx);
+        match written {
+            Ok(_) => Ok(moved > 0),
+            // What it said before it went is still to be read.
+            Err(_) if self.server.stream.is_quiet() => Err(self.lost("the connection is broken".to_owned())),
+            Err(_) => {
+                let rest = self.wires.to_server.pending();
+                self.wires.to_server.advance(rest);
+                Ok(true)
+            }
+        }
+    }
+
+    /// What cannot be told a client that does not listen is dropped.
+    fn write_client(&mut self, cx: &mut Context<'_>) -> bool {
+        let flow = &mut self.wires.to_client;
+        if self.client_deaf {
+            let had = flow.pending();
+            while flow.pending() > 0 {
+                flow.advance(flow.chunk().len());
+            }
+            return had > 0;
+        }
+        let (moved, written) = pump(self.client, flow, cx);
+        self.metrics.bytes_to_client.inc_by(moved as u64);
+        if written.is_err() {
+            self.client_deaf = true;
+            self.left.get_or_insert(Left::Silently);
+            return true;
+        }
+        moved > 0
+    }
+
+    fn digest_client(&mut self) -> Result<bool, Outcome> {
+        let mut moved = false;
+        while self.left != Some(Left::Politely) && !self.server.state.pipeline.is_full() {
+            let flow = &mut self.wires.to_server;
+            let step = self.wires.client_scanner.step(flow.unscanned(), flow.is_stuck());
+            match step.map_err(|error| Outcome::Refuse(Refusal::fatal("08P01", &error.to_string())))? {
+                Step::More => break,
+                Step::Pass(count) => flow.approve(count),
+                Step::Inspect { tag, total, whole } => self.decide_client(tag, total, whole)?,
+            }
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn decide_client(&mut self, tag: u8, total: usize, whole: bool) -> Result<(), Outcome> {
+        let Wires { to_server: flow, client_scanner, .. } = &mut *self.wires;
+        let length = total.min(flow.unscanned().len());
+        let body = flow.unscanned().get(HEADER_BYTES..length).unwrap_or_default();
+        let received = Received { frame: Frame { tag, body }, whole };
+        let was_busy = self.server.state.pipeline.is_busy();
+        let (registry, holds) = (self.registry, &mut self.holds);
+        let mut translate = |pid| translate(registry, holds, pid);
+        let verdict = from_client(self.state, &mut self.server.state, received, &mut translate);
+        if !whole {
+            client_scanner.pass_rest(total - length);
+        }
+        match verdict {
+            FromClient::Forward => flow.approve(length),
+            FromClient::ForwardBehind(before) => {
+                flow.insert(&before);
+                flow.approve(length);
+            }
+            FromClient::Replace(instead) => {
+                flow.insert(&instead);
+                flow.skip(length);
+            }
+            FromClient::Swallow => flow.skip(length),
+            FromClient::End => {
+                flow.skip(flow.unscanned().len());
+                self.left = Some(Left::Politely);
+            }
+            FromClient::Refuse(refusal) => return Err(Outcome::Refuse(refusal)),
+        }
+        if !was_busy && self.server.state.pipeline.is_busy() {
+            let now = Instant::now();
+            self.busy_since = Some(now);
+            self.began.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    fn digest_server(&mut self) -> Result<bool, Outcome> {
+        let mut moved = false;
+        loop {
+            let Wires { to_client: flow, server_scanner, .. } = &mut *self.wires;
+            let step = server_scanner.step(flow.unscanned(), flow.is_stuck());
+            match step.map_err(|error| self.broken(&error.to_string()))? {
+                Step::More => return Ok(moved),
+                Step::Pass(count) => self.wires.to_client.approve(count),
+                Step::Inspect { tag, total, whole } => self.decide_server(tag, total, whole)?,
+            }
+            moved = true;
+        }
+    }
+
+    fn decide_server(&mut self, tag: u8, total: usize, whole: bool) -> Result<(), Outcome> {
+        let Wires { to_client: flow, server_scanner, .. } = &mut *self.wires;
+        let length = total.min(flow.unscanned().len());
+        let body = flow.unscanned().get(HEADER_BYTES..length).unwrap_or_default();
+        let verdict = from_server(self.state, &mut self.server.state, Frame { tag, body });
+        if !whole {
+            server_scanner.pass_rest(total - length);
+        }
+        match verdict {
+            FromServer::Forward => flow.approve(length),
+            FromServer::ForwardError => {
+                self.metrics.error(Origin::Server, field(body, b'C').unwrap_or("XX000"));
+                self.farewell |= matches!(field(body, b'V'), Some("FATAL" | "PANIC"));
+                flow.approve(length);
+            }
+            FromServer::ForwardReady => {
+                flow.approve(length);
+                self.ready();
+            }
+            FromServer::Swallow => flow.skip(length),
+            FromServer::Broken(what) => return Err(self.broken(what)),
+        }
+        Ok(())
+    }
+
+    /// A statement is done.
+    fn ready(&mut self) {
+        self.holds.clear();
+        let now = Instant::now();
+        let since = if self.server.state.pipeline.is_busy() {
+            self.busy_since.replace(now)
+        } else {
+            self.busy_since.take()
+        };
+        if let Some(since) = since {
+            self.metrics.query_seconds.observe(now.duration_since(since).as_secs_f64());
+        }
+        if self.server.state.transaction == Transaction::Idle
+            && let Some(began) = self.began.take()
+        {
+            self.metrics.transactions_total.inc();
+            self.metrics.transaction_seconds.observe(now.duration_since(began).as_secs_f64());
+        }
+    }
+
+    fn broken(&self, what: &str) -> Outcome {
+        self.lost(format!("the server broke the protocol: {what}"))
+    }
+}
+
+/// The process id that a virtual one stands for just now. Its client is kept where it is meanwhile.
+fn translate(registry: &Registry, holds: &mut Vec<Hold>, pid: i64) -> Option<i64> {
+    if !is_virtual(pid) {
+        return None;
+    }
+    let slot = registry.get(i32::try_from(pid).ok()?)?;
+    match slot.take_aim() {
+        Aimed::Server { address, hold } => {
+            holds.push(hold);
+            Some(i64::from(address.process_id))
+        }
+        Aimed::Resting | Aimed::Waiting => Some(NO_BACKEND),
+    }
+}
+
+/// Writes what may be written. Tells how much, and whether the stream still takes anything.
+fn pump(stream: &mut Stream, flow: &mut Flow, cx: &mut Context<'_>) -> (usize, io::Result<()>) {
+    let mut moved = 0;
+    while !flow.chunk().is_empty() {
+        match stream.poll_write(cx, flow.chunk()) {
+            Poll::Pending => break,
+            Poll::Ready(Ok(count)) => {
+                flow.advance(count);
+                moved += count;
+            }
+            Poll::Ready(Err(error)) => return (moved, Err(error)),
+        }
+    }
+    match stream.poll_flush(cx) {
+        Poll::Ready(Err(error)) => (moved, Err(error)),
+        Poll::Ready(Ok(())) | Poll::Pending => (moved, Ok(())),
+    }
+}

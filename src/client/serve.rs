@@ -1,0 +1,490 @@
+//! A client's life: rest → checkout → relay → release, until it leaves.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio::time::timeout;
+use tokio_util::sync::WaitForCancellationFuture;
+use tracing::info;
+use tracing::warn;
+
+use crate::client::registry::Registered;
+use crate::client::registry::Registry;
+use crate::client::relay::Left;
+use crate::client::relay::Outcome;
+use crate::client::relay::Relay;
+use crate::client::relay::Wires;
+use crate::config::model::PoolPolicy;
+use crate::metrics::pool::AcquireFailure;
+use crate::metrics::pool::ClientState as Activity;
+use crate::metrics::pool::Origin;
+use crate::metrics::pool::PoolMetrics;
+use crate::net::stream::Stream;
+use crate::pool::checkout::CheckoutError;
+use crate::pool::checkout::Pool;
+use crate::pool::lease::Lease;
+use crate::server::connection::ExchangeError;
+use crate::server::reset::Remains;
+use crate::server::reset::clean;
+use crate::session::from_client;
+use crate::session::from_client::AtRest;
+use crate::session::from_client::at_rest;
+use crate::session::from_server;
+use crate::session::handover::hand_over;
+use crate::session::pin::Pin as Reason;
+use crate::session::pin::Pins;
+use crate::session::state::ClientState;
+use crate::session::state::answered;
+use crate::session::state::release;
+use crate::session::verdict::Release;
+use crate::wire::flow::Flow;
+use crate::wire::frontend::tag;
+use crate::wire::message::Message;
+use crate::wire::refusal::Refusal;
+use crate::wire::refusal::Severity;
+use crate::wire::scanner::Scanner;
+use crate::wire::scanner::Step;
+
+/// How long a client that is told why it must go may take to read it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How a client's session ended.
+#[derive(Debug)]
+pub enum End {
+    /// Terminate.
+    Goodbye,
+    /// The connection ended without a goodbye.
+    Gone,
+    /// The client was told why.
+    Refused(Refusal),
+    /// The server was lost, and the client has been told by PostgreSQL itself.
+    ServerLost(String),
+    /// The sidecar ends.
+    Shutdown,
+}
+
+/// A client that has logged in.
+#[derive(Debug)]
+pub struct Client {
+    pub stream: Stream,
+    pub state: ClientState,
+    pub registered: Registered,
+    pub registry: Arc<Registry>,
+    pub pool: Arc<Pool>,
+    pub policy: PoolPolicy,
+    pub metrics: Arc<PoolMetrics>,
+    pub wires: Wires,
+    /// A refused batch is skipped up to its Sync.
+    pub skips_to_sync: bool,
+}
+
+impl Client {
+    /// The wires of a client that said `early` right behind its login.
+    #[must_use]
+    pub fn wires(early: &[u8]) -> Wires {
+        let mut to_server = Flow::default();
+        let count = early.len().min(to_server.room().len());
+        if let (Some(room), Some(early)) = (to_server.room().get_mut(..count), early.get(..count)) {
+            room.copy_from_slice(early);
+        }
+        to_server.fill(count);
+        Wires {
+            to_server,
+            to_client: Flow::default(),
+            client_scanner: Scanner::new(&from_client::INTEREST),
+            server_scanner: Scanner::new(&from_server::INTEREST),
+        }
+    }
+
+    /// Serves the client until it leaves or must.
+    pub async fn serve(mut self, mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> End {
+        let metrics = self.metrics.clone();
+        let end = loop {
+            let resting = Present::new(&metrics, Activity::Idle);
+            if let Err(end) = self.rest(goodbye.as_mut()).await {
+                break end;
+            }
+            drop(resting);
+            if let Err(end) = self.lease(goodbye.as_mut()).await {
+                break end;
+            }
+        };
+        self.take_leave(&end).await;
+        end
+    }
+
+    /// Waits, without a server and without buffers, until one is needed.
+    async fn rest(&mut self, mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Result<(), End> {
+        loop {
+            if self.needs_server()? {
+                return Ok(());
+            }
+            self.wires.to_server.release();
+            self.wires.to_client.release();
+            let Self { stream, wires, .. } = self;
+            tokio::select! {
+                biased;
+                moved = exchange_at_rest(stream, wires) => moved?,
+                () = goodbye.as_mut() => return Err(End::Shutdown),
+            }
+        }
+    }
+
+    /// Answers what can be answered without a server.
+    fn needs_server(&mut self) -> Result<bool, End> {
+        loop {
+            let Wires { to_server: flow, to_client, client_scanner: scanner, .. } = &mut self.wires;
+            let step = scanner.step(flow.unscanned(), flow.is_stuck());
+            match step.map_err(|error| End::Refused(Refusal::fatal("08P01", &error.to_string())))? {
+                Step::More => return Ok(false),
+                Step::Pass(count) => flow.skip(count),
+                Step::Inspect { tag, total, .. } => {
+                    if self.skips_to_sync && !matches!(tag, tag::SYNC | tag::TERMINATE) {
+                        skip(flow, scanner, total);
+                        continue;
+                    }
+                    match at_rest(tag) {
+                        AtRest::NeedServer => return Ok(true),
+                        AtRest::End => return Err(End::Goodbye),
+                        AtRest::Ignore => skip(flow, scanner, total),
+                        AtRest::AnswerReady => {
+                            skip(flow, scanner, total);
+                            self.skips_to_sync = false;
+                            to_client.insert(&Message::ReadyForQueryIdle.encode());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// From checkout to release.
+    async fn lease(&mut self, goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Result<(), End> {
+        let lease = match self.acquire().await {
+            Ok(lease) => lease,
+            Err(Missed::Gone) => return Err(End::Gone),
+            Err(Missed::Refused(refusal)) => return self.refuse_statement(refusal),
+        };
+        self.registered.slot.lease(&lease.server.address);
+        let (lease, end) = self.hold(lease, goodbye).await;
+        // A cancel that is under way to this server must not hit whoever gets it next.
+        self.registered.slot.rest().await;
+        match end {
+            Held::Returned => lease.release(),
+            Held::Left(end) => {
+                self.part(lease).await;
+                return Err(end);
+            }
+            Held::Lost(end) => {
+                lease.discard("server_lost");
+                return Err(end);
+            }
+        }
+        Ok(())
+    }
+
+    /// A server that speaks as this client.
+    async fn acquire(&self) -> Result<Lease, Missed> {
+        let _waiting = Present::new(&self.metrics, Activity::Waiting);
+        let began = Instant::now();
+        let slot = self.registered.slot.clone();
+        let cancelled = slot.cancelled.notified();
+        tokio::pin!(cancelled);
+        cancelled.as_mut().enable();
+        slot.wait();
+        let lease = tokio::select! {
+            biased;
+            lease = self.pool.checkout(&self.state.parameters, self.policy.acquire_timeout) => lease,
+            () = cancelled => {
+                self.metrics.acquire_failed(AcquireFailure::Cancelled);
+                return Err(Missed::Refused(cancelled_while_waiting()));
+            }
+            () = self.stream.peer_gone() => {
+                self.metrics.acquire_failed(AcquireFailure::ClientGone);
+                return Err(Missed::Gone);
+            }
+        };
+        let lease = lease.map_err(|error| self.missed(&error))?;
+        let lease = speak_as(&self.state, lease, &self.metrics).await.map_err(Missed::Refused)?;
+        self.metrics.acquire_seconds.observe(began.elapsed().as_secs_f64());
+        Ok(lease)
+    }
+
+    fn missed(&self, error: &CheckoutError) -> Missed {
+        self.metrics.acquire_failed(error.failure());
+        warn!(
+            client = self.registered.slot.process_id,
+            database = %self.pool.database,
+            upstream = %self.pool.upstream.upstream.name,
+            %error,
+            "no server for a client"
+        );
+        Missed::Refused(error.refusal())
+    }
+
+    /// Relays, probes where need be, and stays while something pins.
+    async fn hold(
+        &mut self,
+        mut lease: Lease,
+        mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> (Lease, Held) {
+        let mut pinned = Pins::NONE;
+        let mut since = Instant::now();
+        loop {
+            let activity = if pinned.is_empty() { Activity::Active } else { Activity::Pinned };
+            let present = Present::new(&self.metrics, activity);
+            let mut relay = Relay::new(
+                (&mut self.stream, &mut self.state),
+                &mut lease.server,
+                &mut self.wires,
+                &self.registry,
+                &self.metrics,
+                pinned,
+            );
+            let outcome = relay.run(goodbye.as_mut()).await;
+            drop(relay);
+            drop(present);
+            self.note_pins(pinned, since);
+            let held = match outcome {
+                Outcome::Return => Held::Returned,
+                Outcome::Probe => match self.probe(&mut lease).await {
+                    Ok(Release::Return) => Held::Returned,
+                    Ok(Release::Pinned(pins)) => {
+                        self.count_pins(pinned, pins);
+                        pinned = pins;
+                        since = Instant::now();
+                        continue;
+                    }
+                    Ok(Release::Keep | Release::Probe) => continue,
+                    Err(error) => Held::Lost(End::ServerLost(error.to_string())),
+                },
+                Outcome::ClientLeft(Left::Politely) => Held::Left(End::Goodbye),
+                Outcome::ClientLeft(Left::Silently) => Held::Left(End::Gone),
+                Outcome::Goodbye => Held::Left(End::Shutdown),
+                Outcome::Refuse(refusal) => Held::Left(End::Refused(refusal)),
+                Outcome::ServerLost { why, told: true } => Held::Lost(End::ServerLost(why)),
+                Outcome::ServerLost { why, told: false } => Held::Lost(End::Refused(server_lost(&why))),
+            };
+            return (lease, held);
+        }
+    }
+
+    /// Asks the server what the client left on it. What comes by itself meanwhile is the client's.
+    async fn probe(&mut self, lease: &mut Lease) -> Result<Release, ExchangeError> {
+        if self.state.is_immovable() {
+            return Ok(release(&self.state, &lease.server.state));
+        }
+        self.metrics.probes_total.inc();
+        let mut aside = Vec::new();
+        let answer = match lease.server.probe(&mut aside).await {
+            Ok(answer) => Some(answer),
+            Err(ExchangeError::Refused(_)) => None,
+            Err(error) => return Err(error),
+        };
+        if !aside.is_empty() {
+            self.wires.to_client.insert(&aside);
+        }
+        answered(&mut self.state, &mut lease.server.state, answer);
+        Ok(release(&self.state, &lease.server.state))
+    }
+
+    fn count_pins(&self, before: Pins, now: Pins) {
+        for pin in now.iter().filter(|pin| !before.contains(*pin)) {
+            self.metrics.pinned(pin.reason());
+        }
+    }
+
+    fn note_pins(&self, pinned: Pins, since: Instant) {
+        for pin in pinned.iter() {
+            self.metrics.pinned_seconds(pin.reason(), since.elapsed().as_secs_f64());
+        }
+    }
+
+    /// The client leaves while it holds a server: it is made clean, or closed.
+    async fn part(&mut self, mut lease: Lease) {
+        let Wires { to_server, to_client, client_scanner, server_scanner } = &mut self.wires;
+        let whole = client_scanner.at_boundary() && to_server.pending() == 0;
+        let remains = Remains { flow: to_client, scanner: server_scanner, whole };
+        match clean(&mut lease.server, &mut self.state, remains).await {
+            Ok(()) => lease.release(),
+            Err(why) => {
+                info!(
+                    client = self.registered.slot.process_id,
+                    database = %self.pool.database,
+                    %why,
+                    "a server is closed because its client left it unclean"
+                );
+                lease.discard("unclean");
+            }
+        }
+    }
+
+    /// The statement at the head of what the client said gets an error, and the client stays.
+    fn refuse_statement(&mut self, refusal: Refusal) -> Result<(), End> {
+        self.metrics.error(Origin::Stagedoor, refusal.sqlstate());
+        let Wires { to_server: flow, to_client, client_scanner: scanner, .. } = &mut self.wires;
+        if refusal.is_fatal() {
+            return Err(End::Refused(refusal));
+        }
+        let Ok(Step::Inspect { tag, total, .. }) = scanner.step(flow.unscanned(), flow.is_stuck()) else {
+            return Err(End::Refused(refusal));
+        };
+        to_client.insert(&refusal.frame());
+        if matches!(tag, tag::QUERY | tag::FUNCTION_CALL) {
+            skip(flow, scanner, total);
+            to_client.insert(&Message::ReadyForQueryIdle.encode());
+        } else {
+            self.skips_to_sync = true;
+        }
+        Ok(())
+    }
+
+    /// The last words, where there is somebody to hear them.
+    async fn take_leave(&mut self, end: &End) {
+        let refusal = match end {
+            End::Refused(refusal) => refusal.clone(),
+            End::Shutdown => shutdown(),
+            End::Goodbye | End::Gone | End::ServerLost(_) => return,
+        };
+        self.metrics.error(Origin::Stagedoor, refusal.sqlstate());
+        let words = async {
+            self.stream.write_all(&refusal.frame()).await?;
+            self.stream.shutdown().await
+        };
+        // A client that does not read them in time goes without.
+        let _ = timeout(LAST_WORDS, words).await;
+    }
+}
+
+/// Why there is no server.
+#[derive(Debug)]
+enum Missed {
+    Gone,
+    Refused(Refusal),
+}
+
+/// How a lease ended.
+#[derive(Debug)]
+enum Held {
+    Returned,
+    /// The client goes; the server may be made clean.
+    Left(End),
+    /// The server is gone.
+    Lost(End),
+}
+
+/// Makes a server speak as a client, before a byte of the client's is sent.
+///
+/// # Errors
+/// PostgreSQL's own words where a setting is refused. The server is closed.
+pub async fn speak_as(
+    state: &ClientState,
+    mut lease: Lease,
+    metrics: &PoolMetrics,
+) -> Result<Lease, Refusal> {
+    while let Some((sql, settings)) = hand_over(state, &lease.server.state) {
+        metrics.handovers_total.inc();
+        match lease.server.exchange(&sql, &mut Vec::new()).await {
+            Ok(_) => lease.server.state.parameters = settings,
+            Err(error) => {
+                lease.discard("handover_failed");
+                return Err(match error {
+                    ExchangeError::Refused(refusal) => refusal.fatal_too(),
+                    lost @ (ExchangeError::Closed
+                    | ExchangeError::Io(_)
+                    | ExchangeError::Length(_)
+                    | ExchangeError::Nonsense
+                    | ExchangeError::TimedOut) => server_lost(&lost.to_string()),
+                });
+            }
+        }
+    }
+    Ok(lease)
+}
+
+/// Drops a frame of which the head or all is there.
+fn skip(flow: &mut Flow, scanner: &mut Scanner, total: usize) {
+    let here = total.min(flow.unscanned().len());
+    flow.skip(here);
+    if here < total {
+        scanner.pass_rest(total - here);
+    }
+}
+
+/// Writes what is pending and reads what comes; returns when anything was read.
+async fn exchange_at_rest(stream: &mut Stream, wires: &mut Wires) -> Result<(), End> {
+    poll_fn(|cx| {
+        let Wires { to_client, to_server, .. } = &mut *wires;
+        while !to_client.chunk().is_empty() {
+            match stream.poll_write(cx, to_client.chunk()) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(count)) => to_client.advance(count),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Gone)),
+            }
+        }
+        if stream.poll_flush(cx).map(|flushed| flushed.is_err()) == Poll::Ready(true) {
+            return Poll::Ready(Err(End::Gone));
+        }
+        // A client that does not read what it is owed is not heard either.
+        if to_client.is_congested() {
+            return Poll::Pending;
+        }
+        match stream.poll_readable(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Gone)),
+            Poll::Ready(Ok(())) => {}
+        }
+        match stream.poll_read(cx, to_server.room()) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(count)) if count > 0 => {
+                to_server.fill(count);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(_) => Poll::Ready(Err(End::Gone)),
+        }
+    })
+    .await
+}
+
+/// Counts a client in one of its states while it lives.
+struct Present<'a> {
+    metrics: &'a PoolMetrics,
+    activity: Activity,
+}
+
+impl<'a> Present<'a> {
+    fn new(metrics: &'a PoolMetrics, activity: Activity) -> Self {
+        metrics.client_state(activity).inc();
+        Self { metrics, activity }
+    }
+}
+
+impl Drop for Present<'_> {
+    fn drop(&mut self) {
+        self.metrics.client_state(self.activity).dec();
+    }
+}
+
+/// The words of PostgreSQL (ProcessInterrupts).
+#[must_use]
+pub fn shutdown() -> Refusal {
+    Refusal::fatal("57P01", "terminating connection due to administrator command")
+}
+
+fn cancelled_while_waiting() -> Refusal {
+    Refusal::new(Severity::Error, "57014", "canceling statement due to user request")
+}
+
+fn server_lost(why: &str) -> Refusal {
+    Refusal::fatal("08006", &format!("stagedoor: the connection to PostgreSQL was lost: {why}"))
+        .hint("The transaction may or may not have been committed. Connect again.")
+}
+
+/// Keeps the client on its server for its whole life.
+pub fn pin_for_session(state: &mut ClientState) {
+    state.pin(Reason::Session);
+}

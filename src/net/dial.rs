@@ -1,0 +1,56 @@
+//! From a name to a connected TCP socket.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::SockRef;
+use socket2::TcpKeepalive;
+use tokio::net::TcpStream;
+use tokio::net::lookup_host;
+
+/// A dead peer is noticed after 30 s of silence and three unanswered probes; without that a node that vanished
+/// would keep statements hanging for a quarter of an hour.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
+
+/// How long what we sent may stay unacknowledged (TCP_USER_TIMEOUT).
+const USER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The addresses of a host, asked for anew each time: after a failover the name means another one.
+///
+/// # Errors
+/// The resolver's own, and a name without an address.
+pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let addresses: Vec<_> = lookup_host((host, port)).await?.collect();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    }
+    Ok(addresses)
+}
+
+/// Connects to the first of `addresses` that accepts.
+///
+/// # Errors
+/// What the last of them said.
+pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address to connect to");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(socket) => {
+                tune(&socket)?;
+                return Ok(socket);
+            }
+            Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
+        }
+    }
+    Err(last)
+}
+
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let (time, interval, retries) = KEEPALIVE;
+    let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+    let socket = SockRef::from(socket);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}

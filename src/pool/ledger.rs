@@ -1,0 +1,461 @@
+//! The bookkeeping of one upstream: which servers are idle, how many there are, who waits and who is next.
+//! Pure: `now` is an argument, and what is to be done comes back as a value.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How long a waiter of another database is passed over in favour of one of the same database, because a
+/// server handed on costs nothing and one closed and opened anew costs a login.
+pub const PATIENCE: Duration = Duration::from_millis(100);
+
+/// After this long the first in the queue is served first, whatever it costs.
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
+
+/// A pool: one database and user of an upstream.
+pub type PoolId = usize;
+
+/// The place of one waiter in the queue.
+pub type Ticket = u64;
+
+/// What a client that wants a server gets.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Grant<S> {
+    /// This server, which was idle or has just been given back.
+    Server(S),
+    /// The right to open one.
+    Connect,
+    /// The right to open one when this one, of another pool, has been closed.
+    Replace(S),
+}
+
+/// Whether there was something to grant.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Request<S> {
+    Granted(Grant<S>),
+    Queued(Ticket),
+}
+
+/// Limits of one pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub servers_max: usize,
+    pub idle_min: usize,
+    pub idle_timeout: Duration,
+}
+
+/// How full the house is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    pub open: usize,
+    pub idle: usize,
+    pub waiting: usize,
+}
+
+/// All pools of one upstream under one budget.
+#[derive(Debug)]
+pub struct Ledger<S> {
+    budget: usize,
+    /// Servers that are open, being opened or being closed.
+    open: usize,
+    pools: HashMap<PoolId, Book<S>>,
+    queue: VecDeque<Waiter>,
+    next_ticket: Ticket,
+}
+
+#[derive(Debug)]
+struct Book<S> {
+    limits: Limits,
+    open: usize,
+    /// The one that was used last is at the end, and is used first.
+    idle: Vec<Idle<S>>,
+}
+
+#[derive(Debug)]
+struct Idle<S> {
+    server: S,
+    /// Of the session settings that it has.
+    hash: u64,
+    since: Instant,
+    expires: Instant,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    ticket: Ticket,
+    pool: PoolId,
+    since: Instant,
+}
+
+/// A server that is given back.
+#[derive(Debug)]
+pub struct Returned<S> {
+    pub server: S,
+    pub hash: u64,
+    /// When its lifetime ends.
+    pub expires: Instant,
+}
+
+impl<S> Ledger<S> {
+    #[must_use]
+    pub fn new(budget: usize) -> Self {
+        Self { budget, open: 0, pools: HashMap::new(), queue: VecDeque::new(), next_ticket: 0 }
+    }
+
+    /// Makes a pool known. Its id is the caller's.
+    pub fn add(&mut self, pool: PoolId, limits: Limits) {
+        self.pools.entry(pool).or_insert(Book { limits, open: 0, idle: Vec::new() });
+    }
+
+    /// Forgets a pool that has neither servers nor waiters.
+    pub fn remove(&mut self, pool: PoolId) {
+        if self.count(pool) == Count::default() {
+            self.pools.remove(&pool);
+        }
+    }
+
+    /// A client wants a server of `pool`, best one whose settings have `hash`.
+    pub fn request(&mut self, pool: PoolId, hash: u64, now: Instant) -> Request<S> {
+        if let Some(server) = self.pools.get_mut(&pool).and_then(|book| book.take(hash)) {
+            return Request::Granted(Grant::Server(server));
+        }
+        if self.may_grow(pool)
+            && let Some(grant) = self.room(pool, now)
+        {
+            return Request::Granted(grant);
+        }
+        self.next_ticket += 1;
+        self.queue.push_back(Waiter { ticket: self.next_ticket, pool, since: now });
+        Request::Queued(self.next_ticket)
+    }
+
+    /// A waiter gave up. Harmless where it has been served already.
+    pub fn abandon(&mut self, ticket: Ticket) {
+        self.queue.retain(|waiter| waiter.ticket != ticket);
+    }
+
+    /// A server comes back, clean. It goes to a waiter or rests.
+    pub fn give_back(
+        &mut self,
+        pool: PoolId,
+        returned: Returned<S>,
+        now: Instant,
+    ) -> Option<(Ticket, Grant<S>)> {
+        let same = self.queue.iter().position(|waiter| waiter.pool == pool);
+        let other = self.queue.iter().position(|waiter| waiter.pool != pool && self.may_grow(waiter.pool));
+        let (at, is_same) = match (same, other) {
+            (None, None) => {
+                if let Some(book) = self.pools.get_mut(&pool) {
+                    let Returned { server, hash, expires } = returned;
+                    book.idle.push(Idle { server, hash, since: now, expires });
+                }
+                return None;
+            }
+            (Some(same), None) => (same, true),
+            (None, Some(other)) => (other, false),
+            (Some(same), Some(other)) if other < same && self.is_urgent(other, pool, now) => (other, false),
+            (Some(same), Some(_)) => (same, true),
+        };
+        let waiter = self.queue.remove(at)?;
+        if is_same {
+            return Some((waiter.ticket, Grant::Server(returned.server)));
+        }
+        self.move_slot(pool, waiter.pool);
+        Some((waiter.ticket, Grant::Replace(returned.server)))
+    }
+
+    /// A waiter asks again: what rested only for a moment when it came may have rested long enough by now.
+    pub fn ask_again(&mut self, ticket: Ticket, now: Instant) -> Option<Grant<S>> {
+        let at = self.queue.iter().position(|waiter| waiter.ticket == ticket)?;
+        let pool = self.queue.get(at)?.pool;
+        let grant = if self.may_grow(pool) { self.room(pool, now)? } else { return None };
+        self.queue.remove(at);
+        Some(grant)
+    }
+
+    /// A server is gone, or could not be opened: its place is free.
+    pub fn closed(&mut self, pool: PoolId, now: Instant) -> Option<(Ticket, Grant<S>)> {
+        self.open = self.open.saturating_sub(1);
+        if let Some(book) = self.pools.get_mut(&pool) {
+            book.open = book.open.saturating_sub(1);
+        }
+        let at = self.queue.iter().position(|waiter| self.may_grow(waiter.pool))?;
+        let next = self.queue.get(at)?.pool;
+        let grant = self.room(next, now)?;
+        self.queue.remove(at).map(|waiter| (waiter.ticket, grant))
+    }
+
+    /// Takes out every idle server that `is_over` names or that has rested or lived longer than it may.
+    /// Their places stay taken until [`Ledger::closed`].
+    pub fn reap(
+        &mut self,
+        now: Instant,
+        mut is_over: impl FnMut(&mut S) -> bool,
+    ) -> Vec<(PoolId, S, Reaped)> {
+        let mut reaped = Vec::new();
+        for (&pool, book) in &mut self.pools {
+            let mut rest = book.idle.len();
+            let (limit, idle_min) = (book.limits.idle_timeout, book.limits.idle_min);
+            let mut why = |idle: &mut Idle<S>| {
+                let why = if is_over(&mut idle.server) {
+                    Reaped::Dead
+                } else if idle.expires <= now {
+                    Reaped::Lifetime
+                } else if rest > idle_min && limit < now.duration_since(idle.since) {
+                    Reaped::Idle
+                } else {
+                    return None;
+                };
+                rest -= 1;
+                Some(why)
+            };
+            let mut kept = Vec::with_capacity(book.idle.len());
+            for mut idle in book.idle.drain(..) {
+                match why(&mut idle) {
+                    Some(why) => reaped.push((pool, idle.server, why)),
+                    None => kept.push(idle),
+                }
+            }
+            book.idle = kept;
+        }
+        reaped
+    }
+
+    /// Lets no idle server live beyond `latest`, each a little less than the one before it.
+    pub fn retire(&mut self, latest: Instant, step: Duration) {
+        let idle = self.pools.values_mut().flat_map(|book| book.idle.iter_mut());
+        for (at, idle) in (0_u32..).zip(idle) {
+            let earlier = latest.checked_sub(step * at).unwrap_or(latest);
+            idle.expires = idle.expires.min(earlier);
+        }
+    }
+
+    #[must_use]
+    pub fn count(&self, pool: PoolId) -> Count {
+        let waiting = self.queue.iter().filter(|waiter| waiter.pool == pool).count();
+        self.pools.get(&pool).map_or_else(Count::default, |book| Count {
+            open: book.open,
+            idle: book.idle.len(),
+            waiting,
+        })
+    }
+
+    /// Servers of all pools.
+    #[must_use]
+    pub const fn open(&self) -> usize {
+        self.open
+    }
+
+    /// How long the head of the queue has waited.
+    #[must_use]
+    pub fn longest_wait(&self, now: Instant) -> Option<Duration> {
+        self.queue.front().map(|waiter| now.duration_since(waiter.since))
+    }
+
+    fn may_grow(&self, pool: PoolId) -> bool {
+        self.pools.get(&pool).is_some_and(|book| book.open < book.limits.servers_max)
+    }
+
+    /// Whether the waiter at `at` is served by taking a server from the pool `from`, although one of its own
+    /// waits: where its pool has nothing at all, where `from` has clearly more than its share, or where it was
+    /// passed over for long.
+    fn is_urgent(&self, at: usize, from: PoolId, now: Instant) -> bool {
+        self.queue.get(at).is_some_and(|waiter| {
+            let (own, other) = (self.count(waiter.pool).open, self.count(from).open);
+            let waited = now.duration_since(waiter.since);
+            own == 0 || (waited >= PATIENCE && other > own + 1) || waited >= PATIENCE_MAX
+        })
+    }
+
+    /// A place for one more server of `pool`: inside the budget, or that of another pool's idle server. One
+    /// that was used a moment ago is left alone, unless this pool has nothing at all: busy pools would only
+    /// take it from each other, and pay a login each time.
+    fn room(&mut self, pool: PoolId, now: Instant) -> Option<Grant<S>> {
+        if self.open < self.budget {
+            self.open += 1;
+            if let Some(book) = self.pools.get_mut(&pool) {
+                book.open += 1;
+            }
+            return Some(Grant::Connect);
+        }
+        let has_nothing = self.count(pool).open == 0;
+        let (&from, _) = self
+            .pools
+            .iter()
+            .filter(|(id, _)| **id != pool)
+            .filter_map(|(id, book)| Some((id, book.idle.first()?.since)))
+            .filter(|(_, since)| has_nothing || now.duration_since(*since) >= PATIENCE)
+            .min_by_key(|(_, since)| *since)?;
+        let server = self.pools.get_mut(&from)?.idle.remove(0).server;
+        self.move_slot(from, pool);
+        Some(Grant::Replace(server))
+    }
+
+    fn move_slot(&mut self, from: PoolId, to: PoolId) {
+        if let Some(book) = self.pools.get_mut(&from) {
+            book.open = book.open.saturating_sub(1);
+        }
+        if let Some(book) = self.pools.get_mut(&to) {
+            book.open += 1;
+        }
+    }
+}
+
+/// Why an idle server was taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reaped {
+    Dead,
+    Lifetime,
+    Idle,
+}
+
+impl<S> Book<S> {
+    /// The newest idle server with these settings, else the newest.
+    fn take(&mut self, hash: u64) -> Option<S> {
+        let at = self.idle.iter().rposition(|idle| idle.hash == hash);
+        let at = at.or_else(|| self.idle.len().checked_sub(1))?;
+        Some(self.idle.remove(at).server)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { servers_max: 100, idle_min: 0, idle_timeout: Duration::from_secs(60) };
+
+    struct World {
+        ledger: Ledger<&'static str>,
+        now: Instant,
+    }
+
+    impl World {
+        #[expect(clippy::disallowed_methods, reason = "a test needs some instant to count from")]
+        fn new(budget: usize) -> Self {
+            let mut ledger = Ledger::new(budget);
+            (0..4).for_each(|pool| ledger.add(pool, LIMITS));
+            Self { ledger, now: Instant::now() }
+        }
+
+        fn wait(&mut self, time: Duration) {
+            self.now += time;
+        }
+
+        fn request(&mut self, pool: PoolId) -> Request<&'static str> {
+            self.ledger.request(pool, 0, self.now)
+        }
+
+        fn give_back(
+            &mut self,
+            pool: PoolId,
+            server: &'static str,
+            hash: u64,
+        ) -> Option<(Ticket, Grant<&'static str>)> {
+            let expires = self.now + Duration::from_secs(3600);
+            self.ledger.give_back(pool, Returned { server, hash, expires }, self.now)
+        }
+    }
+
+    #[test]
+    fn pools_grow_inside_the_budget_and_then_take_the_idle_servers_of_others() {
+        let mut world = World::new(2);
+        assert_eq!(world.request(0), Request::Granted(Grant::Connect));
+        assert_eq!(world.request(0), Request::Granted(Grant::Connect));
+        assert_eq!(world.give_back(0, "a", 0), None);
+        assert_eq!(world.request(1), Request::Granted(Grant::Replace("a")));
+        assert_eq!(world.give_back(0, "b", 0), None);
+        assert_eq!(world.request(1), Request::Queued(1));
+        let now = world.now;
+        assert_eq!(world.ledger.ask_again(1, now), None);
+        world.wait(PATIENCE);
+        let now = world.now;
+        assert_eq!(world.ledger.ask_again(1, now), Some(Grant::Replace("b")));
+        assert_eq!(world.request(1), Request::Queued(2));
+        assert_eq!(world.ledger.open(), 2);
+        assert_eq!(world.ledger.count(1), Count { open: 2, idle: 0, waiting: 1 });
+    }
+
+    #[test]
+    fn a_server_whose_settings_fit_is_preferred_to_the_newest() {
+        let mut world = World::new(3);
+        for _ in 0..3 {
+            world.request(0);
+        }
+        for (server, hash) in [("a", 7), ("b", 8), ("c", 9)] {
+            world.give_back(0, server, hash);
+        }
+        let now = world.now;
+        assert_eq!(world.ledger.request(0, 8, now), Request::Granted(Grant::Server("b")));
+        assert_eq!(world.ledger.request(0, 1, now), Request::Granted(Grant::Server("c")));
+    }
+
+    #[test]
+    fn waiters_are_served_in_their_order_and_one_that_left_is_passed_over() {
+        let mut world = World::new(1);
+        world.request(0);
+        assert_eq!(world.request(0), Request::Queued(1));
+        assert_eq!(world.request(0), Request::Queued(2));
+        assert_eq!(world.request(0), Request::Queued(3));
+        world.ledger.abandon(1);
+        assert_eq!(world.give_back(0, "a", 0), Some((2, Grant::Server("a"))));
+        let now = world.now;
+        assert_eq!(world.ledger.closed(0, now), Some((3, Grant::Connect)));
+    }
+
+    #[test]
+    fn a_database_that_has_nothing_is_served_before_one_that_has() {
+        let mut world = World::new(1);
+        world.request(0);
+        assert_eq!(world.request(1), Request::Queued(1));
+        assert_eq!(world.request(0), Request::Queued(2));
+        assert_eq!(world.give_back(0, "a", 0), Some((1, Grant::Replace("a"))));
+        assert_eq!(world.ledger.count(1).open, 1);
+    }
+
+    #[test]
+    fn a_waiter_of_another_database_is_passed_over_for_a_short_time_only() {
+        let mut world = World::new(2);
+        world.request(0);
+        world.request(1);
+        assert_eq!(world.request(1), Request::Queued(1));
+        assert_eq!(world.request(0), Request::Queued(2));
+        assert_eq!(world.give_back(0, "a", 0), Some((2, Grant::Server("a"))));
+        assert_eq!(world.request(0), Request::Queued(3));
+        world.wait(PATIENCE);
+        assert_eq!(world.give_back(0, "a", 0), Some((3, Grant::Server("a"))));
+        assert_eq!(world.request(0), Request::Queued(4));
+        world.wait(PATIENCE_MAX);
+        assert_eq!(world.give_back(0, "a", 0), Some((1, Grant::Replace("a"))));
+    }
+
+    #[test]
+    fn a_pool_with_clearly_more_than_its_share_gives_up_a_server_sooner() {
+        let mut world = World::new(4);
+        for pool in [0, 0, 0, 1] {
+            world.request(pool);
+        }
+        assert_eq!(world.request(1), Request::Queued(1));
+        assert_eq!(world.request(0), Request::Queued(2));
+        world.wait(PATIENCE);
+        assert_eq!(world.give_back(0, "a", 0), Some((1, Grant::Replace("a"))));
+        assert_eq!(world.request(1), Request::Queued(3));
+        world.wait(PATIENCE);
+        assert_eq!(world.give_back(0, "b", 0), Some((2, Grant::Server("b"))));
+    }
+
+    #[test]
+    fn what_rests_or_lives_too_long_is_reaped_and_its_place_stays_taken_until_it_is_closed() {
+        let mut world = World::new(2);
+        world.request(0);
+        world.request(0);
+        world.give_back(0, "a", 0);
+        world.wait(Duration::from_secs(61));
+        world.give_back(0, "b", 0);
+        let now = world.now;
+        assert_eq!(world.ledger.reap(now, |_| false), [(0, "a", Reaped::Idle)]);
+        assert_eq!(world.ledger.open(), 2);
+        world.ledger.closed(0, now);
+        assert_eq!(world.ledger.reap(now, |_| true), [(0, "b", Reaped::Dead)]);
+    }
+}

@@ -1,0 +1,7 @@
+//! Server connections, shared: one budget over all databases of an upstream.
+
+pub mod checkout;
+pub mod lease;
+pub mod ledger;
+pub mod pools;
+pub mod upkeep;

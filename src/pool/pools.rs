@@ -1,0 +1,104 @@
+//! All pools: by upstream, database and user.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use crate::config::model::PoolPolicy;
+use crate::config::model::Route;
+use crate::config::secret::Secret;
+use crate::pool::checkout::Pool;
+use crate::pool::checkout::UpstreamPools;
+use crate::pool::ledger::PoolId;
+
+/// The most pools that are kept. Database names are the clients' to choose, once they have proven who they are.
+const POOLS_MAX: usize = 1024;
+
+/// Every pool of the sidecar.
+#[derive(Debug)]
+pub struct Pools {
+    pub upstreams: Vec<Arc<UpstreamPools>>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_key: HashMap<(String, String, String), Arc<Pool>>,
+    by_id: HashMap<PoolId, Arc<Pool>>,
+    next: PoolId,
+}
+
+impl Pools {
+    #[must_use]
+    pub fn new(upstreams: Vec<Arc<UpstreamPools>>) -> Self {
+        Self { upstreams, known: Mutex::default() }
+    }
+
+    /// The pool of `database` on a route, made where it is new; `None` where there are too many in use.
+    #[must_use]
+    pub fn get(&self, route: &Route, database: &str, policy: &PoolPolicy) -> Option<Arc<Pool>> {
+        let upstream = self.upstreams.iter().find(|pools| pools.upstream.name == route.upstream.name)?;
+        let key = (upstream.upstream.name.clone(), database.to_owned(), route.user.clone());
+        let mut known = self.known();
+        if let Some(pool) = known.by_key.get(&key) {
+            return Some(pool.clone());
+        }
+        if known.by_key.len() >= POOLS_MAX {
+            known.forget_unused();
+        }
+        if known.by_key.len() >= POOLS_MAX {
+            return None;
+        }
+        known.next += 1;
+        let pool = Pool::new(
+            known.next,
+            upstream.clone(),
+            (database, &route.user),
+            route.password.clone(),
+            policy.clone(),
+        );
+        known.by_key.insert(key, pool.clone());
+        known.by_id.insert(pool.id, pool.clone());
+        Some(pool)
+    }
+
+    /// New servers of these pools log in with another password.
+    pub fn change_password(&self, upstream: &str, user: &str, password: Option<&Secret>) {
+        for pool in self.all() {
+            if pool.upstream.upstream.name == upstream && pool.user == user {
+                pool.change_password(password.cloned());
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn by_id(&self, id: PoolId) -> Option<Arc<Pool>> {
+        self.known().by_id.get(&id).cloned()
+    }
+
+    /// All pools there are.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Pool>> {
+        self.known().by_id.values().cloned().collect()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Forgets pools without clients and servers: nobody but us holds them.
+    fn forget_unused(&mut self) {
+        self.by_key.retain(|_, pool| {
+            let used = Arc::strong_count(pool) > 2 || pool.upstream.count(pool.id).open > 0;
+            if !used {
+                pool.upstream.forget(pool.id);
+                self.by_id.remove(&pool.id);
+            }
+            used
+        });
+    }
+}

@@ -1,0 +1,399 @@
+//! From an upstream's policy to a server that is ready for its first query.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+use tokio::time::timeout;
+
+use crate::auth::prover::Standing;
+use crate::config::model::Address;
+use crate::config::model::Negotiation;
+use crate::config::model::TlsMode;
+use crate::config::model::Upstream;
+use crate::config::secret::Secret;
+use crate::net::dial;
+use crate::net::stream::Stream;
+use crate::server::authenticate::authenticate;
+use crate::tls::connector::Connector;
+use crate::tls::connector::TlsFacts;
+use crate::tls::error::TlsError;
+use crate::wire::backend::parameter_status;
+use crate::wire::backend::tag;
+use crate::wire::frame::Frame;
+use crate::wire::refusal::Refusal;
+
+/// What a server may send before it is ready, in all: PostgreSQL needs some 600 bytes. Endless notices end here.
+const STARTUP_BYTES_MAX: usize = 256 * 1024;
+
+/// How far a connect had come. The `stage` label of `stagedoor_connect_failures_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Dns,
+    Tcp,
+    Tls,
+    Auth,
+    Startup,
+}
+
+impl Stage {
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Auth => "auth",
+            Self::Startup => "startup",
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, Error)]
+#[error("{text}")]
+pub struct ConnectError {
+    pub stage: Stage,
+    text: String,
+    retryable: bool,
+    refusal: Refusal,
+}
+
+impl ConnectError {
+    /// Whether it may pass by itself: a refused connection, a time-out, a server that is starting or full.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        self.retryable
+    }
+
+    /// What a client is told: PostgreSQL's own words where it gave any.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        self.refusal.clone()
+    }
+
+    /// What will not pass by itself.
+    pub(crate) fn refused(stage: Stage, sqlstate: &str, text: &str) -> Self {
+        let refusal = Refusal::fatal(sqlstate, &format!("stagedoor: {text}"));
+        Self { stage, text: text.to_owned(), retryable: false, refusal }
+    }
+
+    /// What may pass by itself.
+    fn passing(stage: Stage, text: &str) -> Self {
+        Self { retryable: true, ..Self::refused(stage, "08006", text) }
+    }
+
+    /// PostgreSQL said it.
+    fn told(stage: Stage, body: &[u8]) -> Self {
+        let refusal = Refusal::verbatim(body);
+        let retryable = matches!(refusal.sqlstate(), "57P03" | "53300" | "57P01" | "57P02");
+        Self { stage, text: format!("the server says {refusal}"), retryable, refusal }
+    }
+
+    fn at(mut self, upstream: &str) -> Self {
+        self.text = format!("{upstream}: {}", self.text);
+        self
+    }
+}
+
+/// A server that is ready for its first query.
+#[derive(Debug)]
+pub struct Connected {
+    pub stream: Stream,
+    pub process_id: i32,
+    pub secret_key: Vec<u8>,
+    /// ParameterStatus up to the first ReadyForQuery.
+    pub parameters: Vec<(String, String)>,
+    /// `None` where the upstream is plaintext by order.
+    pub tls: Option<TlsFacts>,
+    /// `None` for a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// From the first look at the name to ReadyForQuery.
+    pub took: Duration,
+}
+
+/// Connects to one upstream, by one immutable policy.
+#[derive(Debug)]
+pub struct Dialer {
+    pub upstream: Arc<Upstream>,
+    /// `None` where the upstream is plaintext by order.
+    pub connector: Option<Connector>,
+}
+
+/// A secured stream, before anything of the protocol was said.
+pub(crate) struct Secured {
+    pub(crate) stream: Stream,
+    pub(crate) tls: Option<TlsFacts>,
+    pub(crate) peer: Option<SocketAddr>,
+    binding: Option<Vec<u8>>,
+}
+
+impl Dialer {
+    /// Prepares certificates and keys.
+    ///
+    /// # Errors
+    /// What of them cannot be used.
+    pub fn new(upstream: Arc<Upstream>) -> Result<Self, TlsError> {
+        let connector = match (&upstream.address, upstream.tls.mode) {
+            (Address::Unix { .. }, TlsMode::InsecurePlaintext) | (_, TlsMode::InsecurePlaintext) => None,
+            (Address::Unix { path }, _) => {
+                let reason = format!(
+                    "{} is a Unix socket, which has no TLS. Set stagedoor.tls.mode to insecure-plaintext to allow it",
+                    path.display()
+                );
+                return Err(TlsError::Settings { reason });
+            }
+            (Address::Tcp { host, .. }, _) => Some(Connector::new(&upstream.tls, host)?),
+        };
+        Ok(Self { upstream, connector })
+    }
+
+    /// Logs in. `startup` are parameters beside user and database.
+    ///
+    /// # Errors
+    /// As [`ConnectError`], within the upstream's connect time-out.
+    pub async fn connect(
+        &self,
+        database: &str,
+        user: &str,
+        password: Option<&Secret>,
+        startup: &[(String, String)],
+    ) -> Result<Connected, ConnectError> {
+        let began = Instant::now();
+        let mut stage = Stage::Dns;
+        let login = async {
+            let secured = self.secure(None, &mut stage).await?;
+            stage = Stage::Auth;
+            self.log_in(secured, (database, user), password, startup, began).await
+        };
+        let limit = self.upstream.connect_timeout;
+        let outcome = timeout(limit, login).await;
+        outcome
+            .unwrap_or_else(|_| {
+                let text = format!("no answer within {limit:?} ({})", stage.label());
+                Err(ConnectError::passing(stage, &text))
+            })
+            .map_err(|error| error.at(&self.upstream.name))
+    }
+
+    /// Dials and secures. `peer` is dialled instead of what the name means now, where it is given.
+    pub(crate) async fn secure(
+        &self,
+        peer: Option<SocketAddr>,
+        stage: &mut Stage,
+    ) -> Result<Secured, ConnectError> {
+        let socket = match &self.upstream.address {
+            Address::Unix { path } => {
+                *stage = Stage::Tcp;
+                let socket = UnixStream::connect(path).await.map_err(|error| tcp_failed(&error))?;
+                return Ok(Secured { stream: Stream::unix(socket), tls: None, peer: None, binding: None });
+            }
+            Address::Tcp { host, port } => {
+                let addresses = match peer {
+                    Some(peer) => vec![peer],
+                    None => dial::resolve(host, *port).await.map_err(|error| dns_failed(host, &error))?,
+                };
+                *stage = Stage::Tcp;
+                dial::connect(&addresses).await.map_err(|error| tcp_failed(&error))?
+            }
+        };
+        let peer = socket.peer_addr().ok();
+        *stage = Stage::Tls;
+        let Some(connector) = &self.connector else {
+            return Ok(Secured { stream: Stream::tcp(socket), tls: None, peer, binding: None });
+        };
+        let socket = match self.upstream.tls.negotiation {
+            Negotiation::Postgres => ask_for_tls(socket).await?,
+            Negotiation::Direct => socket,
+        };
+        let session = connector
+            .connect(socket)
+            .await
+            .map_err(|why| ConnectError::refused(Stage::Tls, "08001", &why))?;
+        let stream = Stream::tls(session.socket, session.connection);
+        Ok(Secured { stream, tls: Some(session.facts), peer, binding: session.binding })
+    }
+
+    async fn log_in(
+        &self,
+        secured: Secured,
+        (database, user): (&str, &str),
+        password: Option<&Secret>,
+        startup: &[(String, String)],
+        began: Instant,
+    ) -> Result<Connected, ConnectError> {
+        let Secured { mut stream, tls, peer, binding } = secured;
+        let standing = Standing {
+            user,
+            password,
+            policy: &self.upstream.auth,
+            channel_binding: self.upstream.tls.channel_binding,
+            binding,
+            verified: tls.as_ref().is_some_and(|tls| tls.verified),
+            is_tls: tls.is_some(),
+            has_client_certificate: self.upstream.tls.client_certificate.is_some() && tls.is_some(),
+        };
+        let mut greeter = Greeter { stream: &mut stream, buffer: Vec::new(), total: 0 };
+        greeter.send(&startup_message(database, user, startup)).await?;
+        authenticate(&mut greeter, &standing).await?;
+        let (process_id, secret_key, parameters) = greeter.until_ready().await?;
+        Ok(Connected { stream, process_id, secret_key, parameters, tls, peer, took: began.elapsed() })
+    }
+}
+
+fn dns_failed(host: &str, error: &io::Error) -> ConnectError {
+    ConnectError::passing(Stage::Dns, &format!("the name \"{host}\" cannot be resolved: {error}"))
+}
+
+fn tcp_failed(error: &io::Error) -> ConnectError {
+    ConnectError::passing(Stage::Tcp, &format!("connecting failed: {error}"))
+}
+
+/// SSLRequest. Whatever is not a plain yes ends the connection: never plaintext.
+async fn ask_for_tls(socket: TcpStream) -> Result<TcpStream, ConnectError> {
+    const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+    let mut stream = Stream::tcp(socket);
+    let failed =
+        |error: io::Error| ConnectError::passing(Stage::Tls, &format!("asking for TLS failed: {error}"));
+    stream.write_all(&SSL_REQUEST).await.map_err(failed)?;
+    let mut answer = [0];
+    let count = stream.read(&mut answer).await.map_err(failed)?;
+    let refused = |text: &str| Err(ConnectError::refused(Stage::Tls, "08001", text));
+    match (count, answer) {
+        (0, _) => Err(ConnectError::passing(
+            Stage::Tls,
+            "the server closed the connection when it was asked for TLS",
+        )),
+        (_, [b'S']) => {
+            // Bytes behind the answer, in plaintext, are somebody else's (CVE-2021-23222).
+            if stream.holds_unread() {
+                return refused(
+                    "the server sent bytes behind its answer to SSLRequest, before TLS began: somebody may be on the wire",
+                );
+            }
+            stream.into_tcp().ok_or_else(|| ConnectError::passing(Stage::Tls, "not a TCP connection"))
+        }
+        (_, [b'N']) => refused(
+            "the server does not offer TLS, and nothing is sent in plaintext. Switch ssl on in postgresql.conf, \
+             or, if it must be, set stagedoor.tls.mode to insecure-plaintext",
+        ),
+        (_, [b'E']) => {
+            refused("the server answered SSLRequest with an error, which cannot be trusted to be its own")
+        }
+        (_, [other]) => refused(&format!(
+            "the server answered SSLRequest with the byte {other:#04x}: not a PostgreSQL server?"
+        )),
+    }
+}
+
+fn startup_message(database: &str, user: &str, startup: &[(String, String)]) -> Vec<u8> {
+    let mut body = 0x0003_0000_u32.to_be_bytes().to_vec();
+    let own = [("user", user), ("database", database)];
+    let given = startup.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in own.into_iter().chain(given) {
+        for text in [name, value] {
+            body.extend(text.bytes().filter(|&byte| byte != 0));
+            body.push(0);
+        }
+    }
+    body.push(0);
+    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes();
+    [&length, body.as_slice()].concat()
+}
+
+type Ready = (i32, Vec<u8>, Vec<(String, String)>);
+
+/// Reads frames of a start-up, bounded in number and size by their total.
+pub(crate) struct Greeter<'a> {
+    stream: &'a mut Stream,
+    buffer: Vec<u8>,
+    total: usize,
+}
+
+impl Greeter<'_> {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
+        self.stream.write_all(bytes).await.map_err(|error| {
+            ConnectError::passing(Stage::Startup, &format!("the connection failed: {error}"))
+        })
+    }
+
+    pub(crate) fn broken(&self, stage: Stage, what: &str) -> ConnectError {
+        ConnectError::refused(stage, "08P01", &format!("the server broke the protocol: {what}"))
+    }
+
+    /// The next frame that is neither a notice nor an error.
+    pub(crate) async fn next(&mut self, stage: Stage) -> Result<(u8, Vec<u8>), ConnectError> {
+        loop {
+            let parsed =
+                Frame::parse(&self.buffer).map_err(|error| self.broken(stage, &error.to_string()))?;
+            let Some((frame, total)) = parsed else {
+                self.read_more(stage).await?;
+                continue;
+            };
+            let (tag, body) = (frame.tag, frame.body.to_vec());
+            self.buffer.drain(..total);
+            match tag {
+                tag::NOTICE => {}
+                // Offered 3.0, no server has anything to negotiate but options, of which we send none.
+                b'v' => return Err(self.broken(stage, "it negotiates a protocol version")),
+                tag::ERROR => return Err(ConnectError::told(stage, &body)),
+                _ => return Ok((tag, body)),
+            }
+        }
+    }
+
+    async fn read_more(&mut self, stage: Stage) -> Result<(), ConnectError> {
+        let mut chunk = [0; 4096];
+        let count = self
+            .stream
+            .read(&mut chunk)
+            .await
+            .map_err(|error| ConnectError::passing(stage, &format!("the connection failed: {error}")))?;
+        if count == 0 {
+            return Err(ConnectError::passing(stage, "the server closed the connection during the login"));
+        }
+        self.total += count;
+        if self.total > STARTUP_BYTES_MAX {
+            return Err(self.broken(stage, "its start-up does not end"));
+        }
+        self.buffer.extend_from_slice(chunk.get(..count).unwrap_or_default());
+        Ok(())
+    }
+
+    async fn until_ready(&mut self) -> Result<Ready, ConnectError> {
+        let (mut process_id, mut secret_key, mut parameters) = (0, Vec::new(), Vec::new());
+        loop {
+            let (tag, body) = self.next(Stage::Startup).await?;
+            match tag {
+                tag::PARAMETER_STATUS => {
+                    if let Some((name, value)) = parameter_status(&body) {
+                        parameters.push((name.to_owned(), String::from_utf8_lossy(value).into_owned()));
+                    }
+                }
+                tag::BACKEND_KEY_DATA => {
+                    if let Some((pid, key)) = body.split_first_chunk::<4>() {
+                        process_id = i32::from_be_bytes(*pid);
+                        secret_key = key.to_vec();
+                    }
+                }
+                tag::READY_FOR_QUERY if body == b"I" && self.buffer.is_empty() => {
+                    return Ok((process_id, secret_key, parameters));
+                }
+                _ => return Err(self.broken(Stage::Startup, "a message that has no place in a start-up")),
+            }
+        }
+    }
+}
+
+/// A CancelRequest.
+#[must_use]
+pub(crate) fn cancel_request(process_id: i32, secret_key: &[u8]) -> Vec<u8> {
+    const CODE: [u8; 4] = 80_877_102_u32.to_be_bytes();
+    let length = u32::try_from(12 + secret_key.len()).unwrap_or(u32::MAX).to_be_bytes();
+    [&length, &CODE, &process_id.to_be_bytes(), secret_key].concat()
+}

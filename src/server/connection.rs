@@ -1,0 +1,236 @@
+//! One connection to PostgreSQL: the socket, what the server has been told, and questions of our own to it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::Instant;
+use tokio::time::timeout;
+
+use crate::net::stream::Stream;
+use crate::server::connect::Connected;
+use crate::server::connect::Dialer;
+use crate::session::probe::Answer;
+use crate::session::probe::PROBE;
+use crate::session::state::Reported;
+use crate::session::state::ServerState;
+use crate::session::transaction::Transaction;
+use crate::wire::backend::parameter_status;
+use crate::wire::backend::tag;
+use crate::wire::frame::Frame;
+use crate::wire::frame::LengthError;
+use crate::wire::message;
+use crate::wire::message::TERMINATE;
+use crate::wire::refusal::Refusal;
+
+/// What an answer to a question of ours may hold at most; a probe's has a few hundred bytes.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long a server may take for a question of ours before it is given up.
+pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a closing server is waited for: its place in the budget is free when it is gone.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A server connection between login and goodbye.
+#[derive(Debug)]
+pub struct Server {
+    pub stream: Stream,
+    pub state: ServerState,
+    pub address: CancelAddress,
+    /// The label of its metrics.
+    pub database: String,
+    pub opened: Instant,
+    /// When its lifetime ends.
+    pub expires: Instant,
+}
+
+/// What a CancelRequest must name.
+#[derive(Clone)]
+pub struct CancelAddress {
+    pub dialer: Arc<Dialer>,
+    pub peer: Option<SocketAddr>,
+    pub process_id: i32,
+    pub secret_key: Vec<u8>,
+}
+
+impl std::fmt::Debug for CancelAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} at {:?}", self.process_id, self.peer)
+    }
+}
+
+/// Why a question of ours had no answer.
+#[derive(Debug, Error)]
+pub enum ExchangeError {
+    #[error("the server refused: {0}")]
+    Refused(Refusal),
+    #[error("the server closed the connection")]
+    Closed,
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("the server broke the protocol: {0}")]
+    Length(#[from] LengthError),
+    #[error("the server's answer is not one to the question")]
+    Nonsense,
+    #[error("the server did not answer within {EXCHANGE_TIMEOUT:?}")]
+    TimedOut,
+}
+
+impl Server {
+    /// Makes a server of a fresh login: learns who it is.
+    ///
+    /// # Errors
+    /// Where the first probe has no answer.
+    pub async fn new(
+        connected: Connected,
+        dialer: Arc<Dialer>,
+        database: &str,
+        lifetime: Duration,
+    ) -> Result<Self, ExchangeError> {
+        let mut reported = Reported::default();
+        for (name, value) in &connected.parameters {
+            reported.set(name, value.as_bytes());
+        }
+        let opened = Instant::now();
+        let mut server = Self {
+            stream: connected.stream,
+            state: ServerState::new(reported.clone(), Answer::default()),
+            address: CancelAddress {
+                dialer,
+                peer: connected.peer,
+                process_id: connected.process_id,
+                secret_key: connected.secret_key,
+            },
+            database: database.to_owned(),
+            opened,
+            expires: opened + lifetime,
+        };
+        let answer = server.probe(&mut Vec::new()).await?;
+        server.state = ServerState::new(reported, answer);
+        Ok(server)
+    }
+
+    /// Asks what the session holds. Messages that come by themselves meanwhile are put into `aside`.
+    ///
+    /// # Errors
+    /// Where there is no answer; the server must not be used on.
+    pub async fn probe(&mut self, aside: &mut Vec<u8>) -> Result<Answer, ExchangeError> {
+        let rows = self.exchange(PROBE.as_bytes(), aside).await?;
+        Answer::read(rows.iter().map(Vec::as_slice)).ok_or(ExchangeError::Nonsense)
+    }
+
+    /// Sends a simple Query of ours and gathers the rows of its answer.
+    ///
+    /// Not cancel-safe: where the future is dropped, the server must be closed.
+    ///
+    /// # Errors
+    /// As [`ExchangeError`]. After `Refused` the server is idle again.
+    pub async fn exchange(&mut self, sql: &[u8], aside: &mut Vec<u8>) -> Result<Vec<Vec<u8>>, ExchangeError> {
+        let mut body = sql.to_vec();
+        body.push(0);
+        let question = message::frame(b'Q', &body);
+        self.state.asked();
+        let answer = async {
+            self.stream.write_all(&question).await?;
+            self.gather(aside).await
+        };
+        timeout(EXCHANGE_TIMEOUT, answer).await.unwrap_or(Err(ExchangeError::TimedOut))
+    }
+
+    async fn gather(&mut self, aside: &mut Vec<u8>) -> Result<Vec<Vec<u8>>, ExchangeError> {
+        let mut buffer = Vec::new();
+        let (mut rows, mut refusal, mut ready) = (Vec::new(), None, None);
+        loop {
+            while let Some((frame, total)) = Frame::parse(&buffer)? {
+                match frame.tag {
+                    tag::DATA_ROW => rows.push(frame.body.to_vec()),
+                    tag::ERROR => refusal = refusal.or_else(|| Some(Refusal::verbatim(frame.body))),
+                    tag::PARAMETER_STATUS => self.note_parameter(frame.body),
+                    tag::NOTIFICATION => aside.extend_from_slice(&message::frame(frame.tag, frame.body)),
+                    tag::READY_FOR_QUERY => ready = frame.body.first().copied(),
+                    _ => {}
+                }
+                buffer.drain(..total);
+            }
+            // A notification may stand right behind ReadyForQuery, and not be here whole yet.
+            if let Some(status) = ready.filter(|_| buffer.is_empty()) {
+                return match refusal {
+                    Some(refusal) => Err(ExchangeError::Refused(refusal)),
+                    None if Transaction::from_status(status) == Some(Transaction::Idle) => Ok(rows),
+                    None => Err(ExchangeError::Nonsense),
+                };
+            }
+            self.read_more(&mut buffer).await?;
+        }
+    }
+
+    async fn read_more(&mut self, buffer: &mut Vec<u8>) -> Result<(), ExchangeError> {
+        let mut chunk = [0; 4096];
+        let count = self.stream.read(&mut chunk).await?;
+        if count == 0 {
+            return Err(ExchangeError::Closed);
+        }
+        if buffer.len() + count > ANSWER_BYTES_MAX {
+            return Err(ExchangeError::Nonsense);
+        }
+        buffer.extend_from_slice(chunk.get(..count).unwrap_or_default());
+        Ok(())
+    }
+
+    fn note_parameter(&mut self, body: &[u8]) {
+        if let Some((name, value)) = parameter_status(body) {
+            self.state.reported.set(name, value);
+        }
+    }
+
+    /// Whether an idle server is still there. Costs no system call unless it has said something: then that is
+    /// read (a changed setting is noted, a goodbye means no).
+    pub fn is_alive(&mut self) -> bool {
+        if self.stream.is_quiet() {
+            return true;
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        let mut chunk = [0; 4096];
+        let mut said = Vec::new();
+        loop {
+            match self.stream.poll_read(&mut context, &mut chunk) {
+                Poll::Pending => return self.heard(&said),
+                Poll::Ready(Ok(count)) if count > 0 && said.len() < ANSWER_BYTES_MAX => {
+                    said.extend_from_slice(chunk.get(..count).unwrap_or_default());
+                }
+                Poll::Ready(_) => return false,
+            }
+        }
+    }
+
+    /// Notes what an idle server said. Nobody listens here, so a stray notification is for nobody.
+    fn heard(&mut self, mut said: &[u8]) -> bool {
+        while let Ok(Some((frame, total))) = Frame::parse(said) {
+            match frame.tag {
+                tag::PARAMETER_STATUS => self.note_parameter(frame.body),
+                tag::NOTICE | tag::NOTIFICATION => {}
+                _ => return false,
+            }
+            said = said.get(total..).unwrap_or_default();
+        }
+        said.is_empty()
+    }
+
+    /// Says goodbye and waits until the server is gone, or for a short time.
+    pub async fn close(mut self) {
+        let goodbye = async {
+            self.stream.write_all(TERMINATE).await?;
+            self.stream.shutdown().await?;
+            let mut chunk = [0; 512];
+            while self.stream.read(&mut chunk).await? > 0 {}
+            Ok::<(), std::io::Error>(())
+        };
+        // Whatever fails here: the socket is dropped next, and that ends the connection as well.
+        let _ = timeout(CLOSE_TIMEOUT, goodbye).await;
+    }
+}

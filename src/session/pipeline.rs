@@ -1,0 +1,309 @@
+//! Replies owed by a server, in the order in which they will come.
+//! Knows nothing of sockets, transactions or SQL.
+
+use std::collections::VecDeque;
+
+use crate::wire::message::frame;
+
+/// The most replies that may be owed at a time. Each has five bytes at least and PostgreSQL sends its
+/// buffer on at 8 KiB, so this many are on their way before the bound is met and it cannot deadlock.
+pub const OWED_MAX: usize = 16 * 1024;
+
+/// What a reply answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    Parse {
+        unnamed: bool,
+    },
+    Bind,
+    Describe,
+    Execute,
+    Close,
+    /// Query and FunctionCall: all up to their ReadyForQuery.
+    Query,
+    Sync,
+}
+
+/// Who a reply is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// The client asked.
+    Forward,
+    /// We asked.
+    Swallow,
+}
+
+/// One reply owed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    pub request: Request,
+    pub delivery: Delivery,
+}
+
+/// How far a COPY from the client has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum CopyIn {
+    #[default]
+    None,
+    /// The server reads copy data: it ignores Sync and Flush (`CopyGetData`).
+    Running,
+}
+
+/// The replies owed, and what decides which messages will have one.
+#[derive(Debug, Default)]
+pub struct Pipeline {
+    owed: VecDeque<Expected>,
+    /// Extended-protocol messages were sent after the last Sync.
+    unsynced: bool,
+    /// After an error the server reads on to the next Sync and answers nothing (protocol-flow).
+    skipping: bool,
+    copy_in: CopyIn,
+}
+
+/// What an error swept away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// The request that failed was the Parse of the unnamed statement.
+    pub failed_unnamed: bool,
+    /// Parses, of the client's or our own, were among what failed or was skipped.
+    pub parses: bool,
+    /// How many of them were the client's, of the unnamed statement.
+    pub unnamed_parses: usize,
+}
+
+impl Pipeline {
+    /// Notes a request that is sent. Of what a server skips or ignores nothing is owed.
+    pub fn push(&mut self, request: Request, delivery: Delivery) {
+        if matches!(self.copy_in, CopyIn::Running) {
+            return;
+        }
+        match request {
+            Request::Sync => (self.skipping, self.unsynced) = (false, false),
+            Request::Query if self.skipping => return,
+            Request::Query => {}
+            Request::Parse { .. } | Request::Bind | Request::Describe | Request::Execute | Request::Close => {
+                self.unsynced = true;
+                if self.skipping {
+                    return;
+                }
+            }
+        }
+        self.owed.push_back(Expected { request, delivery });
+    }
+
+    /// Flush: nothing is owed for it, but what it flushes was not synced.
+    pub const fn flush(&mut self) {
+        self.unsynced = true;
+    }
+
+    /// CopyDone or CopyFail was sent: the server reads ordinary messages again.
+    pub const fn copy_ended(&mut self) {
+        self.copy_in = CopyIn::None;
+    }
+
+    /// The reply that comes next.
+    #[must_use]
+    pub fn head(&self) -> Option<Expected> {
+        self.owed.front().copied()
+    }
+
+    /// The reply at the head is complete.
+    pub fn pop(&mut self) -> Option<Expected> {
+        self.owed.pop_front()
+    }
+
+    /// ReadyForQuery came: everything up to the request that it ends is answered. `false` where nobody
+    /// was owed one.
+    pub fn ready(&mut self) -> bool {
+        self.copy_in = CopyIn::None;
+        while let Some(expected) = self.owed.pop_front() {
+            if matches!(expected.request, Request::Query | Request::Sync) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// An ErrorResponse came. In an extended batch the server skips to the next Sync, a simple Query
+    /// included (protocol-flow, "Extended Query"), so nothing before it is owed any more.
+    pub fn failed(&mut self) -> Swept {
+        self.copy_in = CopyIn::None;
+        let mut swept = Swept::default();
+        match self.head().map(|expected| expected.request) {
+            None | Some(Request::Query | Request::Sync) => return swept,
+            Some(request) => swept.failed_unnamed = request == (Request::Parse { unnamed: true }),
+        }
+        while let Some(expected) = self.head() {
+            if expected.request == Request::Sync {
+                return swept;
+            }
+            if let Request::Parse { unnamed } = expected.request {
+                swept.parses = true;
+                swept.unnamed_parses += usize::from(unnamed);
+            }
+            self.owed.pop_front();
+        }
+        self.skipping = true;
+        swept
+    }
+
+    /// CopyInResponse came. A Sync that was sent behind the Execute is read as part of the copy, and ignored.
+    pub fn copy_in(&mut self) {
+        self.copy_in = CopyIn::Running;
+        if self.head().is_some_and(|head| head.request == Request::Execute) {
+            while self.owed.get(1).is_some_and(|next| next.request == Request::Sync) {
+                self.owed.remove(1);
+                self.unsynced = true;
+            }
+        }
+    }
+
+    /// Whether the server owes nothing and waits for nothing.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.owed.is_empty() && !self.unsynced && !self.skipping && matches!(self.copy_in, CopyIn::None)
+    }
+
+    /// Whether copy data would be read by anybody. Outside a copy the server ignores it.
+    #[must_use]
+    pub fn reads_copy_data(&self) -> bool {
+        matches!(self.copy_in, CopyIn::Running) || !self.owed.is_empty()
+    }
+
+    /// Whether the server reads on to the next Sync and does nothing.
+    #[must_use]
+    pub const fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// What must be said for a client that is gone, so that the server comes to an end: CopyFail where it
+    /// waits for copy data, Sync where it waits for one. Sync alone would commit what the client never
+    /// synced, and PostgreSQL would have rolled it back: so ROLLBACK stands before it, which is skipped after
+    /// an error.
+    pub fn last_words(&mut self) -> Vec<u8> {
+        let mut words = Vec::new();
+        if matches!(self.copy_in, CopyIn::Running) {
+            words.extend_from_slice(&frame(b'f', b"the client is gone\0"));
+            self.copy_ended();
+        }
+        if self.unsynced && !self.skipping {
+            words.extend_from_slice(&frame(b'Q', b"ROLLBACK\0"));
+            self.push(Request::Query, Delivery::Swallow);
+        }
+        if self.unsynced || self.skipping {
+            words.extend_from_slice(&frame(b'S', b""));
+            self.push(Request::Sync, Delivery::Swallow);
+        }
+        words
+    }
+
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.owed.len() >= OWED_MAX
+    }
+
+    /// Whether a ReadyForQuery will come although the client says nothing more. Of what was not synced there
+    /// may be no answer, and a COPY waits for its data.
+    #[must_use]
+    pub fn will_be_ready(&self) -> bool {
+        matches!(self.copy_in, CopyIn::None)
+            && self.owed.iter().any(|expected| matches!(expected.request, Request::Query | Request::Sync))
+    }
+
+    /// Whether the server works on something: a cancel would find it.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.owed.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Upper case: sent by the client (P B D E C Q S H, d data ended = c); lower case: read from the server
+    /// (1 2 3 t x=complete of Execute, e error, g CopyInResponse, z ready).
+    fn run(script: &str) -> Pipeline {
+        let mut pipeline = Pipeline::default();
+        for step in script.chars() {
+            match step {
+                'P' => pipeline.push(Request::Parse { unnamed: true }, Delivery::Forward),
+                'B' => pipeline.push(Request::Bind, Delivery::Forward),
+                'D' => pipeline.push(Request::Describe, Delivery::Forward),
+                'E' => pipeline.push(Request::Execute, Delivery::Forward),
+                'C' => pipeline.push(Request::Close, Delivery::Forward),
+                'Q' => pipeline.push(Request::Query, Delivery::Forward),
+                'S' => pipeline.push(Request::Sync, Delivery::Forward),
+                'H' => pipeline.flush(),
+                'c' => pipeline.copy_ended(),
+                'g' => pipeline.copy_in(),
+                'e' => drop(pipeline.failed()),
+                'z' => assert!(pipeline.ready(), "{script}"),
+                '1' | '2' | '3' | 't' | 'x' => drop(pipeline.pop()),
+                ' ' => {}
+                other => panic!("{other}"),
+            }
+        }
+        pipeline
+    }
+
+    #[test]
+    fn a_server_is_settled_exactly_when_it_owes_nothing() {
+        let rows = [
+            ("", true),
+            ("Q", false),
+            ("Qz", true),
+            ("PBDES 12tx", false),
+            ("PBDES 12txz", true),
+            ("PBDE 12tx", false), // no Sync yet
+            ("PH 1", false),      // Flush alone keeps the server
+            ("PH 1 S z", true),
+            ("PBES PBES 12xz", false), // two Syncs, one answered
+            ("PBES PBES 12xz 12xz", true),
+            ("PBES e", false),
+            ("PBES ez", true),
+            ("PBE e", false), // skipping
+            ("PBE e PB Q", false),
+            ("PBE e PB Q S z", true), // a Query is skipped too
+            ("PBE Q S e z", true),    // in flight when the error came
+            ("Qg", false),
+            ("Qgcz", true),
+            ("Qge z", true),
+            ("PBES 12 g", false), // the Sync is ignored inside the copy
+            ("PBES 12 g c S x z", true),
+            ("PBES 12 g e S z", true),
+            ("PBES 12 g S c x S z", true),
+            ("QQ z", false),
+        ];
+        for (script, settled) in rows {
+            assert_eq!(run(script).is_settled(), settled, "{script}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_never_synced_is_rolled_back() {
+        let (rollback, sync) = (frame(b'Q', b"ROLLBACK\0"), frame(b'S', b""));
+        let rows = [("", vec![]), ("Q", vec![]), ("PBE", [rollback, sync.clone()].concat()), ("PBE e", sync)];
+        for (script, words) in rows {
+            assert_eq!(run(script).last_words(), words, "{script}");
+        }
+        let mut failing = run("PBE");
+        failing.last_words();
+        failing.failed();
+        assert!(failing.ready() && failing.is_settled(), "the server skips the ROLLBACK");
+    }
+
+    #[test]
+    fn a_client_that_leaves_is_waited_for_only_where_an_end_will_come() {
+        let rows =
+            [("", false), ("Q", true), ("PBES", true), ("PBE", false), ("PH 1 BEH 2", false), ("Qg", false)];
+        for (script, comes) in rows {
+            assert_eq!(run(script).will_be_ready(), comes, "{script}");
+        }
+    }
+
+    #[test]
+    fn a_ready_that_nobody_is_owed_is_noticed() {
+        assert!(!Pipeline::default().ready());
+    }
+}

@@ -1,0 +1,115 @@
+//! The question to a server that may have been touched, and how its answer is read.
+
+use crate::session::parameters::Parameters;
+use crate::session::parameters::ROLE;
+use crate::session::parameters::SESSION_AUTHORIZATION;
+use crate::session::pin::Pin;
+use crate::session::pin::Pins;
+use crate::wire::backend::data_row;
+
+/// What a session holds beyond a fresh login, in one round trip.
+/// Every name is qualified, operators too: the client owns `search_path`.
+pub const PROBE: &str = "\
+SELECT 's'::pg_catalog.text, name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
+UNION ALL SELECT 'i', 'role', pg_catalog.current_setting('role') \
+UNION ALL SELECT 'i', 'session_authorization', pg_catalog.current_setting('session_authorization') \
+UNION ALL SELECT 'p', 'temp_table', '' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid AND (\
+EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) OR \
+EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) OR \
+EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())) \
+UNION ALL SELECT 'p', 'advisory_lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
+UNION ALL SELECT 'p', 'prepared_statement', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_prepared_statements) \
+UNION ALL SELECT 'p', 'hold_cursor', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
+UNION ALL SELECT 'p', 'listen', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())";
+
+/// Settings that belong to a transaction, though the view may show them.
+const OF_THE_TRANSACTION: [&str; 3] =
+    ["transaction_isolation", "transaction_read_only", "transaction_deferrable"];
+
+/// Who a session is by login: what role and session_authorization say before anybody changed them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub role: Vec<u8>,
+    pub session_authorization: Vec<u8>,
+}
+
+/// What a server answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    pub identity: Identity,
+    settings: Vec<(String, Vec<u8>)>,
+    pub pins: Pins,
+}
+
+impl Answer {
+    /// Reads the DataRows of the answer; `None` where it is not one.
+    pub fn read<'a>(rows: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
+        let mut answer = Self::default();
+        for row in rows {
+            answer.take(row)?;
+        }
+        (!answer.identity.role.is_empty()).then_some(answer)
+    }
+
+    fn take(&mut self, row: &[u8]) -> Option<()> {
+        let mut columns = data_row(row).map(Option::unwrap_or_default);
+        let (kind, name, value) = (columns.next()?, columns.next()?, columns.next()?);
+        let name = std::str::from_utf8(name).ok()?;
+        match (kind, name) {
+            (b"s", _) if OF_THE_TRANSACTION.contains(&name) => {}
+            (b"s", _) => self.settings.push((name.to_owned(), value.to_vec())),
+            (b"i", ROLE) => self.identity.role = value.to_vec(),
+            (b"i", _) => self.identity.session_authorization = value.to_vec(),
+            _ => self.pins.insert(Pin::ALL.into_iter().find(|pin| pin.reason() == name)?),
+        }
+        Some(())
+    }
+
+    /// The settings that differ from those of a fresh login with this identity.
+    #[must_use]
+    pub fn parameters(self, login: &Identity) -> Parameters {
+        let now = self.identity;
+        let role = (now.role != login.role).then(|| (ROLE.to_owned(), now.role));
+        let authorization = (now.session_authorization != login.session_authorization)
+            .then(|| (SESSION_AUTHORIZATION.to_owned(), now.session_authorization));
+        self.settings.into_iter().chain(role).chain(authorization).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(columns: [&str; 3]) -> Vec<u8> {
+        let mut body = vec![0, 3];
+        for column in columns {
+            body.extend_from_slice(&i32::try_from(column.len()).unwrap().to_be_bytes());
+            body.extend_from_slice(column.as_bytes());
+        }
+        body
+    }
+
+    #[test]
+    fn an_answer_is_settings_identity_and_pins() {
+        let rows = [
+            row(["s", "search_path", "catalog"]),
+            row(["s", "transaction_isolation", "serializable"]),
+            row(["i", "role", "bob"]),
+            row(["i", "session_authorization", "app"]),
+            row(["p", "listen", ""]),
+        ];
+        let answer = Answer::read(rows.iter().map(Vec::as_slice)).unwrap();
+        assert_eq!(answer.pins.iter().collect::<Vec<_>>(), [Pin::Listen]);
+        let login = Identity { role: b"none".to_vec(), session_authorization: b"app".to_vec() };
+        let expected = [("search_path", "catalog"), ("role", "bob")];
+        let expected = expected.into_iter().map(|(n, v)| (n.to_owned(), v.as_bytes().to_vec())).collect();
+        assert_eq!(answer.parameters(&login), expected);
+    }
+
+    #[test]
+    fn no_answer_is_not_an_empty_answer() {
+        assert_eq!(Answer::read([]), None);
+        assert_eq!(Answer::read([row(["p", "surprise", ""]).as_slice()]), None);
+    }
+}

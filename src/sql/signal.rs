@@ -1,0 +1,182 @@
+//! `SELECT pg_cancel_backend(1073741901)`: knex cancels so, with the process id that we told it at login.
+//! Such a virtual id, written as a constant, is replaced by that of the server which the client holds now.
+
+use crate::sql::dialect::Dialect;
+use crate::sql::dialect::Strings;
+use crate::sql::lexer::Lexer;
+use crate::sql::lexer::Token;
+use crate::sql::vocabulary;
+use crate::sql::vocabulary::Function;
+use crate::sql::vocabulary::Word;
+
+/// No real backend has a process id from here on (Linux: at most 2^22).
+pub const VIRTUAL_PID_MIN: i64 = 1 << 30;
+
+/// Whether `pid` is one that we made up.
+pub fn is_virtual(pid: i64) -> bool {
+    pid >= VIRTUAL_PID_MIN
+}
+
+/// `text` (to its first NUL or its end) with the first argument of `pg_cancel_backend` and
+/// `pg_terminate_backend` replaced, where it is an integer constant for which `translate` gives another.
+/// `None` if nothing changes. Constants that are part of a larger expression stay as they are.
+pub fn rewrite_pids(
+    text: &[u8],
+    dialect: Dialect,
+    translate: &mut dyn FnMut(i64) -> Option<i64>,
+) -> Option<Vec<u8>> {
+    let mut lexer = Lexer::new(text, dialect.strings == Strings::Escaped);
+    let text = lexer.text();
+    let mut rewritten = Vec::new();
+    let mut copied = 0;
+    while let Some(token) = lexer.next() {
+        let Some(constant) = is_signal(token).then(|| argument(lexer)).flatten() else {
+            continue;
+        };
+        if let Some(pid) = translate(constant.pid) {
+            rewritten.extend_from_slice(text.get(copied..constant.start).unwrap_or_default());
+            rewritten.extend_from_slice(constant.written(pid).as_bytes());
+            copied = constant.end;
+        }
+    }
+    if copied == 0 {
+        return None;
+    }
+    rewritten.extend_from_slice(text.get(copied..).unwrap_or_default());
+    Some(rewritten)
+}
+
+/// An integer constant and where it stands.
+struct Constant {
+    pid: i64,
+    quoted: bool,
+    start: usize,
+    end: usize,
+}
+
+impl Constant {
+    fn written(&self, pid: i64) -> String {
+        if self.quoted { format!("'{pid}'") } else { pid.to_string() }
+    }
+}
+
+fn is_signal(token: Token<'_>) -> bool {
+    let word = match token {
+        Token::Word(word) => vocabulary::of_word(word),
+        Token::Quoted(name) => vocabulary::of_quoted(name),
+        Token::UnicodeQuoted | Token::Text(_) | Token::Number(_) | Token::Parameter | Token::Symbol(_) => {
+            None
+        }
+    };
+    word == Some(Word::Function(Function::Signal))
+}
+
+/// The constant that `(` and perhaps `CAST(`, `pid =>` and a plus lead to, if it is the whole argument.
+fn argument(mut lexer: Lexer<'_>) -> Option<Constant> {
+    if lexer.next() != Some(Token::Symbol(b'(')) {
+        return None;
+    }
+    for token in lexer.by_ref().take(LEAD_TOKENS_MAX) {
+        let leads = matches!(token, Token::Symbol(b'(' | b'=' | b'>' | b':' | b'+'));
+        if !leads && !token.is_keyword(b"cast") && !token.is_keyword(b"pid") {
+            return constant(token, lexer);
+        }
+    }
+    None
+}
+
+fn constant(token: Token<'_>, lexer: Lexer<'_>) -> Option<Constant> {
+    let (digits, quoted) = match token {
+        Token::Number(digits) => (digits, false),
+        Token::Text(literal) => (literal.verbatim()?, true),
+        Token::Word(_) | Token::Quoted(_) | Token::UnicodeQuoted | Token::Parameter | Token::Symbol(_) => {
+            return None;
+        }
+    };
+    let next = lexer.peek();
+    let ends = matches!(next, Some(Token::Symbol(b')' | b',' | b':')))
+        || next.is_some_and(|token| token.is_keyword(b"as"));
+    let pid = std::str::from_utf8(digits).ok()?.trim().parse().ok()?;
+    ends.then_some(Constant { pid, quoted, start: lexer.start(), end: lexer.end() })
+}
+
+/// More parentheses than this around a process id are left alone.
+const LEAD_TOKENS_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Virtual ids become 77; all others are left alone.
+    fn check(text: &str, expected: Option<&str>) {
+        let mut translate = |pid| is_virtual(pid).then_some(77);
+        let rewritten = rewrite_pids(text.as_bytes(), Dialect::default(), &mut translate);
+        let rewritten = rewritten.map(|text| String::from_utf8(text).unwrap());
+        assert_eq!(rewritten.as_deref(), expected, "{text}");
+    }
+
+    #[test]
+    fn virtual_ids_begin_where_real_ones_cannot_be() {
+        assert!(is_virtual(1 << 30) && is_virtual(i64::from(i32::MAX)));
+        assert!(!is_virtual((1 << 30) - 1) && !is_virtual(0) && !is_virtual(-1));
+    }
+
+    #[test]
+    fn constants_are_translated_where_they_are_the_argument() {
+        let rows = [
+            ("select pg_cancel_backend(1073741901)", "select pg_cancel_backend(77)"),
+            ("SELECT PG_CANCEL_BACKEND ( 1073741901 );", "SELECT PG_CANCEL_BACKEND ( 77 );"),
+            (
+                "select pg_catalog.pg_cancel_backend(1073741901::int)",
+                "select pg_catalog.pg_cancel_backend(77::int)",
+            ),
+            ("select \"pg_cancel_backend\"('1073741901')", "select \"pg_cancel_backend\"('77')"),
+            ("select pg_cancel_backend('1073741901'::int4)", "select pg_cancel_backend('77'::int4)"),
+            ("select pg_cancel_backend(E'1073741901')", "select pg_cancel_backend('77')"),
+            (
+                "select pg_cancel_backend(/* x */ 1073741901 -- y\n)",
+                "select pg_cancel_backend(/* x */ 77 -- y\n)",
+            ),
+            ("select pg_cancel_backend(+1073741901)", "select pg_cancel_backend(+77)"),
+            ("select pg_cancel_backend((1073741901))", "select pg_cancel_backend((77))"),
+            (
+                "select pg_cancel_backend(CAST(1073741901 AS int))",
+                "select pg_cancel_backend(CAST(77 AS int))",
+            ),
+            ("select pg_cancel_backend(pid => 1073741901)", "select pg_cancel_backend(pid => 77)"),
+            ("select pg_terminate_backend(1073741901, 500)", "select pg_terminate_backend(77, 500)"),
+            (
+                "select pg_cancel_backend(1073741824), pg_cancel_backend(1073741825), 1073741824",
+                "select pg_cancel_backend(77), pg_cancel_backend(77), 1073741824",
+            ),
+            (
+                "select pg_cancel_backend(5), pg_cancel_backend(1073741825)",
+                "select pg_cancel_backend(5), pg_cancel_backend(77)",
+            ),
+        ];
+        for (text, expected) in rows {
+            check(text, Some(expected));
+        }
+    }
+
+    #[test]
+    fn all_else_stays_as_it_is() {
+        for text in [
+            "",
+            "select pg_cancel_backend(12345)",
+            "select pg_cancel_backend($1)",
+            "select pg_cancel_backend(-1073741901)",
+            "select pg_cancel_backend(1073741901 + 1)",
+            "select pg_cancel_backend(1073741901.5)",
+            "select pg_cancel_backend(1073741901",
+            "select pg_cancel_backend(99999999999999999999999)",
+            "select pg_cancel_backend(pid) from pg_stat_activity where pid = 1073741901",
+            "select 'pg_cancel_backend(1073741901)'",
+            "-- pg_cancel_backend(1073741901)",
+            "select pg_cancel_backend",
+            "select pg_cancel_backends(1073741901)",
+        ] {
+            check(text, None);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! How an upstream is verified: policy in, a verified session out. Verified, or nothing.
+
+pub mod certificate;
+pub mod channel_binding;
+pub mod connector;
+pub mod error;
+pub mod verifier;

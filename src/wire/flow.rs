@@ -1,0 +1,215 @@
+//! One direction of a relay: what was read, how much of it may go on, and what we put between.
+//! Bytes that go on unchanged are written from where they were read to; only changes are copied.
+
+use std::cell::RefCell;
+
+use crate::wire::scanner::INSPECT_BYTES_MAX;
+
+/// What is read at a time. Large enough that a big result costs few system calls.
+const READ_BYTES: usize = 32 * 1024;
+
+/// Buffers that are kept for the next client rather than given back: as many as are in use at a time.
+const SPARE_MAX: usize = 64;
+
+thread_local! {
+    /// Initialised already: to zero one anew costs more than a small statement's own work.
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes on their way from one peer to the other: `sent ≤ approved ≤ filled`.
+/// What `out` holds goes before everything that is approved.
+#[derive(Debug, Default)]
+pub struct Flow {
+    bytes: Vec<u8>,
+    sent: usize,
+    approved: usize,
+    filled: usize,
+    out: Vec<u8>,
+    out_sent: usize,
+}
+
+impl Flow {
+    /// Room for the next read, never empty unless the flow is full (see [`Flow::is_full`]).
+    pub fn room(&mut self) -> &mut [u8] {
+        if self.sent > 0 && self.sent == self.filled {
+            (self.sent, self.approved, self.filled) = (0, 0, 0);
+        }
+        if self.bytes.len() - self.filled < READ_BYTES / 4 {
+            self.compact();
+        }
+        self.bytes.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    fn compact(&mut self) {
+        if self.sent > 0 {
+            self.bytes.copy_within(self.sent..self.filled, 0);
+            self.approved -= self.sent;
+            self.filled -= self.sent;
+            self.sent = 0;
+        }
+        if self.bytes.len() - self.filled < READ_BYTES / 4 && self.bytes.len() < INSPECT_BYTES_MAX {
+            self.grow();
+        }
+    }
+
+    fn grow(&mut self) {
+        if self.bytes.is_empty()
+            && let Some(spare) = SPARE.with_borrow_mut(Vec::pop)
+        {
+            self.bytes = spare;
+            return;
+        }
+        let length = (self.bytes.len() * 2).clamp(READ_BYTES, INSPECT_BYTES_MAX);
+        self.bytes.resize(length, 0);
+    }
+
+    /// `count` bytes were read into [`Flow::room`].
+    pub fn fill(&mut self, count: usize) {
+        self.filled = (self.filled + count).min(self.bytes.len());
+    }
+
+    /// Whether nothing more can be read before something is sent.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.filled - self.sent >= INSPECT_BYTES_MAX
+    }
+
+    /// Whether the frame that begins at the unscanned part can grow no further: it is looked at by its head.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.filled - self.approved >= INSPECT_BYTES_MAX
+    }
+
+    /// Whether so much waits to be sent that reading should pause.
+    #[must_use]
+    pub fn is_congested(&self) -> bool {
+        self.pending() >= 2 * READ_BYTES
+    }
+
+    /// What was read and not yet decided on.
+    #[must_use]
+    pub fn unscanned(&self) -> &[u8] {
+        self.bytes.get(self.approved..self.filled).unwrap_or_default()
+    }
+
+    /// The next `count` bytes go on as they are.
+    pub fn approve(&mut self, count: usize) {
+        self.approved = (self.approved + count).min(self.filled);
+    }
+
+    /// The next `count` bytes do not go on.
+    pub fn skip(&mut self, count: usize) {
+        self.settle();
+        self.approved = (self.approved + count).min(self.filled);
+        self.sent = self.approved;
+    }
+
+    /// Puts `bytes` of our own behind all that was approved so far.
+    pub fn insert(&mut self, bytes: &[u8]) {
+        self.settle();
+        self.out.extend_from_slice(bytes);
+    }
+
+    /// Moves what is approved into `out`, so that something else may follow it.
+    fn settle(&mut self) {
+        let approved = self.bytes.get(self.sent..self.approved).unwrap_or_default();
+        self.out.extend_from_slice(approved);
+        self.sent = self.approved;
+    }
+
+    /// The bytes to write next; empty when there are none.
+    #[must_use]
+    pub fn chunk(&self) -> &[u8] {
+        let out = self.out.get(self.out_sent..).unwrap_or_default();
+        if out.is_empty() { self.bytes.get(self.sent..self.approved).unwrap_or_default() } else { out }
+    }
+
+    /// `count` bytes of [`Flow::chunk`] were written.
+    pub fn advance(&mut self, count: usize) {
+        if self.out_sent < self.out.len() {
+            self.out_sent += count;
+            if self.out_sent >= self.out.len() {
+                self.out.clear();
+                self.out_sent = 0;
+            }
+        } else {
+            self.sent = (self.sent + count).min(self.approved);
+        }
+    }
+
+    /// Bytes that may go on and were not written yet.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.out.len() - self.out_sent + (self.approved - self.sent)
+    }
+
+    /// Whether neither decided nor undecided bytes are held.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pending() == 0 && self.unscanned().is_empty()
+    }
+
+    /// Gives the buffers back, where nothing is held.
+    pub fn release(&mut self) {
+        if !self.is_empty() {
+            return;
+        }
+        let Self { bytes, .. } = std::mem::take(self);
+        if bytes.len() == READ_BYTES {
+            SPARE.with_borrow_mut(|spare| {
+                if spare.len() < SPARE_MAX {
+                    spare.push(bytes);
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(text: &[u8]) -> Flow {
+        let mut flow = Flow::default();
+        flow.room()[..text.len()].copy_from_slice(text);
+        flow.fill(text.len());
+        flow
+    }
+
+    fn drain(flow: &mut Flow, step: usize) -> Vec<u8> {
+        let mut written = Vec::new();
+        while !flow.chunk().is_empty() {
+            let count = flow.chunk().len().min(step);
+            written.extend_from_slice(&flow.chunk()[..count]);
+            flow.advance(count);
+        }
+        written
+    }
+
+    #[test]
+    fn what_is_approved_skipped_and_inserted_comes_out_in_order() {
+        for step in 1..12 {
+            let mut flow = filled(b"onetwothree");
+            flow.approve(3);
+            flow.insert(b"+");
+            flow.skip(3);
+            flow.approve(2);
+            assert_eq!(flow.unscanned(), b"ree");
+            assert_eq!(drain(&mut flow, step), b"one+th", "steps of {step}");
+            flow.approve(3);
+            assert_eq!(drain(&mut flow, step), b"ree");
+            assert!(flow.is_empty());
+        }
+    }
+
+    #[test]
+    fn room_grows_for_a_frame_that_must_be_whole_and_no_further() {
+        let mut flow = Flow::default();
+        while !flow.is_stuck() {
+            let room = flow.room().len();
+            assert!(room > 0);
+            flow.fill(room);
+        }
+        assert_eq!(flow.unscanned().len(), INSPECT_BYTES_MAX);
+    }
+}

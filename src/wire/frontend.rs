@@ -1,0 +1,183 @@
+//! Views of what clients send: borrowed, read no further than pooling needs.
+
+/// Tags of frontend messages (protocol-message-formats).
+pub mod tag {
+    pub const BIND: u8 = b'B';
+    pub const CLOSE: u8 = b'C';
+    pub const COPY_DATA: u8 = b'd';
+    pub const COPY_DONE: u8 = b'c';
+    pub const COPY_FAIL: u8 = b'f';
+    pub const DESCRIBE: u8 = b'D';
+    pub const EXECUTE: u8 = b'E';
+    pub const FLUSH: u8 = b'H';
+    pub const FUNCTION_CALL: u8 = b'F';
+    pub const PARSE: u8 = b'P';
+    pub const PASSWORD: u8 = b'p';
+    pub const QUERY: u8 = b'Q';
+    pub const SYNC: u8 = b'S';
+    pub const TERMINATE: u8 = b'X';
+}
+
+/// What Describe and Close name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    Statement(&'a [u8]),
+    Portal(&'a [u8]),
+}
+
+/// The bytes before the first NUL and those behind it.
+#[must_use]
+pub fn cstring(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = memchr::memchr(0, bytes)?;
+    let (text, rest) = bytes.split_at_checked(end)?;
+    Some((text, rest.get(1..)?))
+}
+
+/// Parse: the statement's name, and its text as far as it is there.
+#[must_use]
+pub fn parse(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (name, rest) = cstring(body)?;
+    Some((name, cstring(rest).map_or(rest, |(text, _)| text)))
+}
+
+/// Bind: the names of portal and statement, and what follows them.
+#[must_use]
+pub fn bind(body: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (portal, rest) = cstring(body)?;
+    let (statement, rest) = cstring(rest)?;
+    Some((portal, statement, rest))
+}
+
+/// Describe and Close.
+#[must_use]
+pub fn target(body: &[u8]) -> Option<Target<'_>> {
+    let (&kind, rest) = body.split_first()?;
+    let (name, _) = cstring(rest)?;
+    match kind {
+        b'S' => Some(Target::Statement(name)),
+        b'P' => Some(Target::Portal(name)),
+        _ => None,
+    }
+}
+
+/// Query: its text, without the final NUL where it is there.
+#[must_use]
+pub fn query(body: &[u8]) -> &[u8] {
+    cstring(body).map_or(body, |(text, _)| text)
+}
+
+/// Rewrites the parameter values of a Bind body of which `translate` gives another process id.
+/// Text and binary int4 and int8 values are understood; `None` where nothing changes.
+#[must_use]
+pub fn rewrite_bind(body: &[u8], translate: &mut dyn FnMut(i64) -> Option<i64>) -> Option<Vec<u8>> {
+    let (_, _, rest) = bind(body)?;
+    let mut out = body.get(..body.len() - rest.len())?.to_vec();
+    let (formats, rest) = formats(rest)?;
+    out.extend_from_slice(formats);
+    let (count, mut rest) = split_u16(rest)?;
+    out.extend_from_slice(&count.to_be_bytes());
+    let mut changed = false;
+    for index in 0..count {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        let Ok(size) = usize::try_from(i32::from_be_bytes(*length)) else {
+            out.extend_from_slice(length); // NULL
+            rest = after;
+            continue;
+        };
+        let (value, next) = after.split_at_checked(size)?;
+        let replaced = translate_value(value, is_binary(formats, index), translate);
+        changed |= replaced.is_some();
+        let value = replaced.as_deref().unwrap_or(value);
+        out.extend_from_slice(&i32::try_from(value.len()).ok()?.to_be_bytes());
+        out.extend_from_slice(value);
+        rest = next;
+    }
+    out.extend_from_slice(rest);
+    changed.then_some(out)
+}
+
+fn translate_value(
+    value: &[u8],
+    binary: bool,
+    translate: &mut dyn FnMut(i64) -> Option<i64>,
+) -> Option<Vec<u8>> {
+    if !binary {
+        let pid = std::str::from_utf8(value).ok()?.trim().parse().ok()?;
+        return translate(pid).map(|real| real.to_string().into_bytes());
+    }
+    if let Ok(four) = <[u8; 4]>::try_from(value) {
+        let real = translate(i64::from(i32::from_be_bytes(four)))?;
+        return i32::try_from(real).ok().map(|real| real.to_be_bytes().to_vec());
+    }
+    let eight = <[u8; 8]>::try_from(value).ok()?;
+    translate(i64::from_be_bytes(eight)).map(|real| real.to_be_bytes().to_vec())
+}
+
+/// The format codes with their count, and what follows.
+fn formats(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (count, _) = split_u16(bytes)?;
+    bytes.split_at_checked(2 + 2 * usize::from(count))
+}
+
+/// None: all text. One: for all. Else one for each (protocol-message-formats, Bind).
+fn is_binary(formats: &[u8], index: u16) -> bool {
+    let codes = formats.get(2..).unwrap_or_default();
+    let at = if codes.len() == 2 { 0 } else { usize::from(index) };
+    codes.chunks_exact(2).nth(at) == Some(&[0, 1])
+}
+
+fn split_u16(bytes: &[u8]) -> Option<(u16, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<2>()?;
+    Some((u16::from_be_bytes(*head), rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind_body(formats: &[u16], values: &[Option<&[u8]>]) -> Vec<u8> {
+        let mut body = b"portal\0statement\0".to_vec();
+        body.extend_from_slice(&u16::try_from(formats.len()).unwrap().to_be_bytes());
+        formats.iter().for_each(|format| body.extend_from_slice(&format.to_be_bytes()));
+        body.extend_from_slice(&u16::try_from(values.len()).unwrap().to_be_bytes());
+        for value in values {
+            match value {
+                None => body.extend_from_slice(&(-1_i32).to_be_bytes()),
+                Some(value) => {
+                    body.extend_from_slice(&i32::try_from(value.len()).unwrap().to_be_bytes());
+                    body.extend_from_slice(value);
+                }
+            }
+        }
+        body.extend_from_slice(&[0, 0]);
+        body
+    }
+
+    #[test]
+    fn a_virtual_pid_is_translated_in_every_form_and_nothing_else() {
+        let mut translate = |pid: i64| (pid == 1_073_741_825).then_some(77);
+        let pid = 1_073_741_825_i64;
+        let int4 = 1_073_741_825_i32.to_be_bytes();
+        let rows: [(&[u16], &[Option<&[u8]>], &[Option<&[u8]>]); 5] = [
+            (&[], &[Some(b"1073741825")], &[Some(b"77")]),
+            (&[1], &[Some(&int4), None], &[Some(&77_i32.to_be_bytes()), None]),
+            (&[0, 1], &[Some(b"x"), Some(&pid.to_be_bytes())], &[Some(b"x"), Some(&77_i64.to_be_bytes())]),
+            (&[0], &[Some(b"5"), Some(b"1073741825")], &[Some(b"5"), Some(b"77")]),
+            (&[0, 0], &[None, Some(b"1073741825")], &[None, Some(b"77")]),
+        ];
+        for (formats, given, expected) in rows {
+            let rewritten = rewrite_bind(&bind_body(formats, given), &mut translate);
+            assert_eq!(rewritten, Some(bind_body(formats, expected)));
+        }
+        assert_eq!(rewrite_bind(&bind_body(&[], &[Some(b"12")]), &mut translate), None);
+    }
+
+    #[test]
+    fn a_body_that_is_cut_anywhere_is_no_panic() {
+        let body = bind_body(&[0, 1], &[Some(b"1073741825"), Some(&[0, 0, 0, 1])]);
+        for end in 0..body.len() {
+            let _ = rewrite_bind(&body[..end], &mut |_| Some(1));
+            let _ = (bind(&body[..end]), parse(&body[..end]), target(&body[..end]));
+        }
+    }
+}
