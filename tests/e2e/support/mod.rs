@@ -1,0 +1,14 @@
+//! The world that the tests stand in: PostgreSQL, stagedoor, and clients of every kind.
+
+pub mod certs;
+pub mod compare;
+pub mod deadline;
+pub mod dice;
+pub mod frames;
+pub mod message;
+pub mod node;
+pub mod postgres;
+pub mod process;
+pub mod raw;
+pub mod stagedoor;
+pub mod stand_in;

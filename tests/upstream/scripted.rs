@@ -1,0 +1,239 @@
+//! A server that plays a script instead of being PostgreSQL, and remembers what it was told in the clear.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rcgen::BasicConstraints;
+use rcgen::CertificateParams;
+use rcgen::DnType;
+use rcgen::ExtendedKeyUsagePurpose;
+use rcgen::IsCa;
+use rcgen::Issuer;
+use rcgen::KeyPair;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use stagedoor::config::model::Address;
+use stagedoor::config::model::AuthMethod;
+use stagedoor::config::model::AuthPolicy;
+use stagedoor::config::model::ChannelBinding;
+use stagedoor::config::model::Negotiation;
+use stagedoor::config::model::Pem;
+use stagedoor::config::model::Roots;
+use stagedoor::config::model::TlsMode;
+use stagedoor::config::model::TlsPolicy;
+use stagedoor::config::model::TlsVersion;
+use stagedoor::config::model::Upstream;
+use stagedoor::config::secret::Secret;
+use stagedoor::server::connect::ConnectError;
+use stagedoor::server::connect::Connected;
+use stagedoor::server::connect::Dialer;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+pub(crate) const USER: &str = "user-8d1f";
+pub(crate) const PASSWORD: &str = "password-77c2";
+
+/// A certificate authority.
+pub(crate) struct Authority {
+    params: CertificateParams,
+    key: KeyPair,
+    pub(crate) pem: String,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "scripted CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { params, key, pem }
+    }
+
+    pub(crate) fn issuer(&self) -> Issuer<'_, &KeyPair> {
+        Issuer::from_params(&self.params, &self.key)
+    }
+
+    /// A server certificate for `names`, bent by `bend`.
+    pub(crate) fn server(
+        &self,
+        names: &[&str],
+        bend: impl FnOnce(&mut CertificateParams),
+    ) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let mut params =
+            CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "scripted server");
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        bend(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer()).unwrap();
+        serve(vec![certificate.der().clone()], &key)
+    }
+}
+
+/// A certificate that signed itself.
+pub(crate) fn self_signed(names: &[&str]) -> (Arc<ServerConfig>, String) {
+    let key = KeyPair::generate().unwrap();
+    let params =
+        CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    (serve(vec![certificate.der().clone()], &key), certificate.pem())
+}
+
+fn serve(chain: Vec<rustls::pki_types::CertificateDer<'static>>, key: &KeyPair) -> Arc<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap())
+}
+
+/// What the server does.
+#[derive(Clone)]
+pub(crate) enum Script {
+    /// Answers SSLRequest with these bytes, and nothing more.
+    Answer(&'static [u8]),
+    /// Accepts the SSLRequest, then sends these bytes where its ServerHello is due.
+    InsteadOfHello(&'static [u8]),
+    /// Speaks TLS; then, for each message of the client, sends the next of these frames.
+    Tls(Arc<ServerConfig>, Vec<Vec<u8>>),
+    /// As `Tls`, then notices without end.
+    Endless(Arc<ServerConfig>),
+}
+
+/// A running script.
+pub(crate) struct Scripted {
+    pub(crate) address: SocketAddr,
+    /// Every byte that came before TLS.
+    pub(crate) in_the_clear: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Scripted {
+    pub(crate) async fn play(script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let in_the_clear = Arc::new(Mutex::new(Vec::new()));
+        let heard = in_the_clear.clone();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut request = [0; 8];
+                if socket.read_exact(&mut request).await.is_err() {
+                    continue;
+                }
+                heard.lock().unwrap().extend_from_slice(&request);
+                match script.clone() {
+                    Script::Answer(bytes) => {
+                        let _ = socket.write_all(bytes).await;
+                        listen(&mut socket, &heard).await;
+                    }
+                    Script::InsteadOfHello(bytes) => {
+                        let _ = socket.write_all(b"S").await;
+                        let mut hello = [0; 4096];
+                        let _ = socket.read(&mut hello).await;
+                        let _ = socket.write_all(bytes).await;
+                    }
+                    Script::Tls(config, frames) => {
+                        let _ = socket.write_all(b"S").await;
+                        if let Ok(mut stream) = TlsAcceptor::from(config).accept(socket).await {
+                            for frame in frames {
+                                let mut said = [0; 4096];
+                                if !matches!(stream.read(&mut said).await, Ok(count) if count > 0) {
+                                    break;
+                                }
+                                let _ = stream.write_all(&frame).await;
+                                let _ = stream.flush().await;
+                            }
+                            let mut rest = [0; 4096];
+                            while matches!(stream.read(&mut rest).await, Ok(count) if count > 0) {}
+                        }
+                    }
+                    Script::Endless(config) => {
+                        let _ = socket.write_all(b"S").await;
+                        if let Ok(mut stream) = TlsAcceptor::from(config).accept(socket).await {
+                            let notice = frame(b'N', &[b'S'; 1000]);
+                            while stream.write_all(&notice).await.is_ok() {}
+                        }
+                    }
+                }
+            }
+        });
+        Self { address, in_the_clear }
+    }
+
+    /// An upstream at this address under `name`, trusting `ca`.
+    pub(crate) fn upstream(&self, name: &str, ca: &str) -> Upstream {
+        Upstream {
+            name: format!("{name}:{}", self.address.port()),
+            address: Address::Tcp { host: name.to_owned(), port: self.address.port() },
+            tls: TlsPolicy {
+                mode: TlsMode::VerifyFull,
+                version_min: TlsVersion::V1_2,
+                roots: Roots::Only(vec![Pem { text: ca.to_owned(), origin: "ssl.ca".to_owned() }]),
+                client_certificate: None,
+                server_name: None,
+                negotiation: Negotiation::Postgres,
+                crls: Vec::new(),
+                channel_binding: ChannelBinding::Prefer,
+            },
+            auth: AuthPolicy { allow: [].into() },
+            servers_max: 2,
+            connect_timeout: Duration::from_secs(2),
+        }
+    }
+
+    /// Tries to log in, and makes sure that nobody heard a secret.
+    pub(crate) async fn log_in(&self, upstream: Upstream) -> Result<Connected, ConnectError> {
+        let dialer = Dialer::new(Arc::new(upstream)).unwrap();
+        let password = Secret::new(PASSWORD.to_owned());
+        let outcome = dialer.connect("database", USER, Some(&password), &[]).await;
+        let heard = self.in_the_clear.lock().unwrap().clone();
+        for secret in [USER, PASSWORD] {
+            assert!(
+                memchr::memmem::find(&heard, secret.as_bytes()).is_none(),
+                "{secret} went out in the clear"
+            );
+        }
+        outcome
+    }
+}
+
+/// Remembers all that comes.
+async fn listen<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S, heard: &Mutex<Vec<u8>>) {
+    let mut said = [0; 4096];
+    while let Ok(count) = socket.read(&mut said).await {
+        if count == 0 {
+            return;
+        }
+        heard.lock().unwrap().extend_from_slice(&said[..count]);
+    }
+}
+
+/// One frame's bytes.
+pub(crate) fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![tag];
+    bytes.extend_from_slice(&u32::try_from(body.len() + 4).unwrap().to_be_bytes());
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// AuthenticationRequest with a code and what follows it.
+pub(crate) fn authentication(code: u32, rest: &[u8]) -> Vec<u8> {
+    frame(b'R', &[&code.to_be_bytes(), rest].concat())
+}
+
+/// A login's end: AuthenticationOk, a key, ReadyForQuery.
+pub(crate) fn welcome() -> Vec<u8> {
+    [authentication(0, b""), frame(b'K', &[0, 0, 0, 1, 0, 0, 0, 2]), frame(b'Z', b"I")].concat()
+}
+
+/// An upstream that allows these methods beside SCRAM.
+pub(crate) fn allowing(mut upstream: Upstream, methods: &[AuthMethod]) -> Upstream {
+    upstream.auth.allow = methods.iter().copied().collect();
+    upstream
+}

@@ -1,0 +1,6 @@
+//! What the tests stand on.
+
+pub mod postgres;
+pub mod raw;
+pub mod stagedoor;
+pub mod wait;
