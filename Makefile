@@ -1,0 +1,89 @@
+# make demo         a throw-away PostgreSQL, the sidecar before it, everything shown; stays until Ctrl-C (ONCE=1: ends by itself)
+# make test         everything that CI runs, with the time of each part
+# make bench        beside PgBouncer and a direct connection
+# make deps         installs what these need and this machine has not (apt, as root or by sudo)
+# make deny         licences, sources and advisories of the dependencies (installs cargo-deny)
+
+.PHONY: demo test bench deps deps-demo deps-test deps-bench deny image
+.DEFAULT_GOAL := test
+
+# ── what this machine has not ────────────────────────────────────────────────────────────────────────────
+
+has = $(shell command -v $(1) 2>/dev/null)
+unless = $(if $(strip $(1)),,$(2))
+
+PACKAGES_BUILD = $(call unless,$(call has,cc),gcc libc6-dev)
+PACKAGES_DEMO = $(PACKAGES_BUILD) \
+	$(call unless,$(wildcard /usr/lib/postgresql/*/bin/initdb)$(call has,initdb),postgresql) \
+	$(call unless,$(call has,psql),postgresql-client) \
+	$(call unless,$(call has,openssl),openssl)
+PACKAGES_TEST = $(PACKAGES_DEMO) \
+	$(call unless,$(call has,node),nodejs) \
+	$(call unless,$(call has,npm),npm)
+PACKAGES_BENCH = $(PACKAGES_DEMO) \
+	$(call unless,$(call has,pgbouncer)$(wildcard /usr/sbin/pgbouncer),pgbouncer)
+
+# Backstage wants a newer Node.js than some distributions have: then npm brings one, for this directory alone.
+NODE_LEAST = 20
+NODE_OWN = target/node
+export PATH := $(CURDIR)/$(NODE_OWN)/node_modules/.bin:$(PATH)
+
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
+
+# apt is asked only where something is missing.
+define install
+$(if $(strip $(1)),$(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(strip $(1)))
+endef
+
+deps: deps-test deps-bench
+deps-demo:
+	@$(call install,$(PACKAGES_DEMO))
+deps-test:
+	@$(call install,$(PACKAGES_TEST))
+	@[ "$$(node -p 'parseInt(process.versions.node)')" -ge $(NODE_LEAST) ] || npm install --silent --no-audit --no-fund --prefix $(NODE_OWN) node@22
+deps-bench:
+	@$(call install,$(PACKAGES_BENCH))
+
+# ── demo ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+demo: deps-demo
+	cargo build --locked --quiet
+	@exec target/debug/stagedoor demo $(if $(ONCE),--once)
+
+# ── test ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Every test binary of tests/, in the order of the alphabet: a new one needs no line here.
+TESTS = $(sort $(basename $(notdir $(wildcard tests/*.rs))) $(notdir $(patsubst %/main.rs,%,$(wildcard tests/*/main.rs))))
+
+# Runs one part and prints how long it took.
+define part
+@begin=$$(date +%s); printf '\n── %s\n' '$(1)'; $(2) || { printf '── %s FAILED\n' '$(1)'; exit 1; }; \
+	printf '── %s: %s s\n' '$(1)' "$$(( $$(date +%s) - begin ))"
+endef
+
+define test_part
+$(call part,tests/$(1),cargo test --locked --quiet --test $(1))
+
+endef
+
+test: deps-test
+	$(call part,format,cargo fmt --check)
+	$(call part,clippy,cargo clippy --locked --quiet --all-targets -- -D warnings)
+	$(call part,build,cargo build --locked --quiet)
+	$(call part,unit tests,cargo test --locked --quiet --lib --bins)
+	$(foreach test,$(TESTS),$(call test_part,$(test)))
+	$(call part,doc,RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --no-deps --document-private-items)
+	$(call part,deny,$(if $(call has,cargo-deny),cargo deny --log-level error check licenses bans sources,echo 'cargo-deny is not installed: make deny'))
+
+deny:
+	@command -v cargo-deny >/dev/null || cargo install --locked --quiet cargo-deny
+	cargo deny check
+
+# ── bench, image ─────────────────────────────────────────────────────────────────────────────────────────
+
+bench: deps-bench deps-test
+	cargo build --release --locked
+	node bench/run.mjs
+
+image:
+	docker build -t stagedoor .
