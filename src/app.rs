@@ -371,7 +371,7 @@ async fn prove(config: &Config, upstream: &Arc<Upstream>) -> Result<Dialer, Stri
     let Some(route) = config.routes.iter().find(|route| route.upstream.name == upstream.name) else {
         return Ok(dialer);
     };
-    match dialer.connect(route.database.to_try(), &route.user, route.password.as_ref(), &[]).await {
+    match dialer.connect(route.database.to_try(), &route.user, route.password.as_ref()).await {
         Ok(connected) => {
             let mut stream = connected.stream;
             let _ = stream.write_all(TERMINATE).await;
@@ -398,7 +398,7 @@ fn now() -> u64 {
 async fn try_login(pools: &Arc<UpstreamPools>, route: &Route) -> bool {
     let database = route.database.to_try();
     let dialer = pools.dialer.load_full();
-    match dialer.connect(database, &route.user, route.password.as_ref(), &[]).await {
+    match dialer.connect(database, &route.user, route.password.as_ref()).await {
         Ok(connected) => {
             pools.note(None);
             pools.note_connected(&connected);

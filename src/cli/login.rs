@@ -28,7 +28,7 @@ pub async fn log_in(upstream: Arc<Upstream>, config: &Config) -> Login {
         Ok(dialer) => Arc::new(dialer),
         Err(error) => return Login { tls: failed(&error.to_string()), ..Login::default() },
     };
-    let connected = dialer.connect(route.database.to_try(), &route.user, route.password.as_ref(), &[]).await;
+    let connected = dialer.connect(route.database.to_try(), &route.user, route.password.as_ref()).await;
     match connected {
         Ok(connected) => logged_in(connected, dialer).await,
         Err(error) => not_logged_in(&error),

@@ -150,14 +150,17 @@ impl Reception {
             startup.parameter("application_name").and_then(|name| std::str::from_utf8(name).ok());
         let plugin = plugin(route, &startup.database, application);
         let policy = policy_of(route, plugin.as_deref()).clone();
-        let pool = self.pools.get(route, &startup.database, &policy).ok_or_else(too_many)?;
+        let pool = self.pools.get(route, &startup.database, &wanted, &policy).ok_or_else(too_many)?;
         let label = plugin.as_deref().unwrap_or_default();
         let metrics = self.metrics.pool(&route.upstream.name, &startup.database, label);
         let registered =
             self.registry.register(startup).map_err(|error| Refusal::fatal("XX000", &error.to_string()))?;
-        let greeting = greet(&pool, &wanted, &policy, &metrics).await?;
+        let state = ClientState::new(registered.slot.process_id.unsigned_abs(), wanted);
+        let state = greet(&pool, state, &policy, &metrics).await?;
         let mut words = Message::AuthenticationOk.encode();
-        words.extend_from_slice(&greeting);
+        for (name, value) in state.told.iter() {
+            parameter_status(&mut words, name, value);
+        }
         let key = Message::BackendKeyData {
             process_id: registered.slot.process_id,
             secret_key: registered.secret_key(),
@@ -165,7 +168,7 @@ impl Reception {
         words.extend_from_slice(&key.encode());
         words.extend_from_slice(&Message::ReadyForQueryIdle.encode());
         door.stream.write_all(&words).await?;
-        Ok(Admitted { pool, policy, metrics, registered, wanted, plugin })
+        Ok(Admitted { pool, policy, metrics, registered, state, plugin })
     }
 
     fn verifier(&self, route: &Arc<Route>) -> Option<&Verifier> {
@@ -180,10 +183,9 @@ impl Reception {
         admitted: Admitted,
         goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
     ) {
-        let Admitted { pool, policy, metrics, registered, wanted, plugin } = admitted;
+        let Admitted { pool, policy, metrics, registered, mut state, plugin } = admitted;
         metrics.clients_opened.inc();
         let id = registered.slot.process_id;
-        let mut state = ClientState::new(id.unsigned_abs(), wanted);
         if policy.mode == PoolMode::Session {
             pin_for_session(&mut state);
         }
@@ -210,7 +212,7 @@ struct Admitted {
     policy: PoolPolicy,
     metrics: Arc<PoolMetrics>,
     registered: Registered,
-    wanted: Parameters,
+    state: ClientState,
     plugin: Option<String>,
 }
 
@@ -250,33 +252,27 @@ fn wanted(startup: &Startup) -> Result<Parameters, Refusal> {
     Ok(from_options.into_iter().chain(named).collect())
 }
 
-/// What a real server of the pool says to a login with these settings. PostgreSQL's own error where it would
-/// refuse it.
+/// A client that knows what a real server of the pool says to a login with its settings. PostgreSQL's own error
+/// where it would refuse it.
 async fn greet(
     pool: &Arc<Pool>,
-    wanted: &Parameters,
+    mut client: ClientState,
     policy: &PoolPolicy,
     metrics: &PoolMetrics,
-) -> Result<Arc<Vec<u8>>, Refusal> {
-    if let Some(greeting) = pool.greeting(wanted) {
-        return Ok(greeting);
+) -> Result<ClientState, Refusal> {
+    if let Some(greeting) = pool.greeting(client.startup()) {
+        client.told = greeting;
+        return Ok(client);
     }
-    let lease = pool.checkout(wanted, policy.acquire_timeout).await.map_err(|error| {
+    let lease = pool.checkout(&client, policy.acquire_timeout).await.map_err(|error| {
         metrics.acquire_failed(error.failure());
         error.refusal().fatal_too()
     })?;
-    let probe = ClientState::new(0, wanted.clone());
-    let lease = speak_as(&probe, lease, metrics).await?;
-    let mut greeting = Vec::new();
-    for (name, value) in lease.server.state.reported.iter() {
-        parameter_status(&mut greeting, name, value);
-    }
-    if wanted.has_custom() {
-        lease.discard("custom_setting"); // It would know the setting's name for ever.
-    } else {
-        lease.release();
-    }
-    Ok(pool.remember_greeting(wanted, greeting))
+    let lease = speak_as(&client, lease, metrics).await?;
+    client.told.clone_from(&lease.server.state.reported);
+    pool.remember_greeting(client.startup(), client.told.clone());
+    lease.release();
+    Ok(client)
 }
 
 /// The words of PostgreSQL (InitProcess).

@@ -16,6 +16,7 @@ use crate::metrics::pool::Origin;
 use crate::metrics::pool::PoolMetrics;
 use crate::net::stream::Stream;
 use crate::server::connection::Server;
+use crate::server::holders::Holders;
 use crate::session::from_client::Received;
 use crate::session::from_client::from_client;
 use crate::session::from_server::from_server;
@@ -27,9 +28,11 @@ use crate::session::verdict::FromClient;
 use crate::session::verdict::FromServer;
 use crate::session::verdict::Release;
 use crate::sql::signal::is_virtual;
+use crate::wire::backend::tag;
 use crate::wire::flow::Flow;
 use crate::wire::frame::Frame;
 use crate::wire::frame::HEADER_BYTES;
+use crate::wire::message::frame;
 use crate::wire::refusal::Refusal;
 use crate::wire::refusal::field;
 use crate::wire::scanner::Scanner;
@@ -41,7 +44,7 @@ const NO_BACKEND: i64 = i32::MAX as i64;
 /// How a lease came to its end, or to a question.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The server may go back.
+    /// The server may go back. So it may where another one is needed: what the client said is still there.
     Return,
     /// The server must be probed before anybody can say.
     Probe,
@@ -71,6 +74,8 @@ pub struct Wires {
     pub to_client: Flow,
     pub client_scanner: Scanner,
     pub server_scanner: Scanner,
+    /// What a verdict wants sent; empty between two verdicts.
+    pub aside: Vec<u8>,
 }
 
 /// All that one lease needs.
@@ -91,6 +96,8 @@ pub struct Relay<'a> {
     began: Option<Instant>,
     /// Clients that this one's `pg_cancel_backend` means: they stay where they are until it is done.
     holds: Vec<Hold>,
+    /// The next frame of the client hangs on what the server says.
+    client_waits: bool,
 }
 
 impl<'a> Relay<'a> {
@@ -116,6 +123,7 @@ impl<'a> Relay<'a> {
             busy_since: None,
             began: None,
             holds: Vec::new(),
+            client_waits: false,
         }
     }
 
@@ -280,7 +288,12 @@ impl<'a> Relay<'a> {
             match step.map_err(|error| Outcome::Refuse(Refusal::fatal("08P01", &error.to_string())))? {
                 Step::More => break,
                 Step::Pass(count) => flow.approve(count),
-                Step::Inspect { tag, total, whole } => self.decide_client(tag, total, whole)?,
+                Step::Inspect { tag, total, whole } => {
+                    self.decide_client(tag, total, whole)?;
+                    if self.client_waits {
+                        break;
+                    }
+                }
             }
             moved = true;
         }
@@ -288,27 +301,36 @@ impl<'a> Relay<'a> {
     }
 
     fn decide_client(&mut self, tag: u8, total: usize, whole: bool) -> Result<(), Outcome> {
-        let Wires { to_server: flow, client_scanner, .. } = &mut *self.wires;
+        let Wires { to_server: flow, client_scanner, aside, .. } = &mut *self.wires;
         let length = total.min(flow.unscanned().len());
         let body = flow.unscanned().get(HEADER_BYTES..length).unwrap_or_default();
-        let received = Received { frame: Frame { tag, body }, whole };
+        let received = Received { frame: Frame { tag, body }, whole, total };
         let was_busy = self.server.state.pipeline.is_busy();
         let (registry, holds) = (self.registry, &mut self.holds);
         let mut translate = |pid| translate(registry, holds, pid);
-        let verdict = from_client(self.state, &mut self.server.state, received, &mut translate);
+        let verdict = from_client(self.state, &mut self.server.state, received, &mut translate, aside);
+        self.client_waits = verdict == FromClient::Wait;
+        if self.client_waits {
+            return Ok(());
+        }
+        if verdict == FromClient::Elsewhere {
+            return Err(Outcome::Return);
+        }
         if !whole {
             client_scanner.pass_rest(total - length);
         }
+        if !aside.is_empty() {
+            flow.insert(aside);
+            aside.clear();
+        }
         match verdict {
-            FromClient::Forward => flow.approve(length),
-            FromClient::ForwardBehind(before) => {
-                flow.insert(&before);
-                flow.approve(length);
+            FromClient::Forward | FromClient::ForwardBehind => flow.approve(length),
+            FromClient::ReplaceHead(count) => {
+                flow.skip(count);
+                flow.approve(length - count);
             }
-            FromClient::Replace(instead) => {
-                flow.insert(&instead);
-                flow.skip(length);
-            }
+            FromClient::Wait | FromClient::Elsewhere => {}
+            FromClient::Replace => flow.skip(length),
             FromClient::Swallow => flow.skip(length),
             FromClient::End => {
                 flow.skip(flow.unscanned().len());
@@ -339,19 +361,31 @@ impl<'a> Relay<'a> {
     }
 
     fn decide_server(&mut self, tag: u8, total: usize, whole: bool) -> Result<(), Outcome> {
-        let Wires { to_client: flow, server_scanner, .. } = &mut *self.wires;
+        let Wires { to_client: flow, server_scanner, aside, .. } = &mut *self.wires;
         let length = total.min(flow.unscanned().len());
         let body = flow.unscanned().get(HEADER_BYTES..length).unwrap_or_default();
-        let verdict = from_server(self.state, &mut self.server.state, Frame { tag, body });
+        let received = Received { frame: Frame { tag, body }, whole, total };
+        let verdict = from_server(self.state, &mut self.server.state, received, aside);
         if !whole {
             server_scanner.pass_rest(total - length);
         }
         match verdict {
             FromServer::Forward => flow.approve(length),
-            FromServer::ForwardError => {
+            FromServer::ForwardError | FromServer::ReplaceError => {
                 self.metrics.error(Origin::Server, field(body, b'C').unwrap_or("XX000"));
                 self.farewell |= matches!(field(body, b'V'), Some("FATAL" | "PANIC"));
-                flow.approve(length);
+                if verdict == FromServer::ReplaceError {
+                    flow.skip(length);
+                    flow.insert(aside);
+                    aside.clear();
+                } else {
+                    flow.approve(length);
+                }
+            }
+            FromServer::Notification => {
+                let translated = translated(body, &self.server.holders);
+                flow.insert(&translated);
+                flow.skip(length);
             }
             FromServer::ForwardReady => {
                 flow.approve(length);
@@ -386,6 +420,17 @@ impl<'a> Relay<'a> {
     fn broken(&self, what: &str) -> Outcome {
         self.lost(format!("the server broke the protocol: {what}"))
     }
+}
+
+/// A NotificationResponse whose process id is that of the client that holds the backend, or held it last.
+pub fn translated(body: &[u8], holders: &Holders) -> Vec<u8> {
+    let mut body = body.to_vec();
+    if let Some(pid) = body.first_chunk_mut::<4>()
+        && let Some(holder) = holders.of(i32::from_be_bytes(*pid))
+    {
+        *pid = holder.to_be_bytes();
+    }
+    frame(tag::NOTIFICATION, &body)
 }
 
 /// The process id that a virtual one stands for just now. Its client is kept where it is meanwhile.

@@ -18,6 +18,7 @@ use crate::client::relay::Left;
 use crate::client::relay::Outcome;
 use crate::client::relay::Relay;
 use crate::client::relay::Wires;
+use crate::client::relay::translated;
 use crate::config::model::PoolPolicy;
 use crate::metrics::pool::AcquireFailure;
 use crate::metrics::pool::ClientState as Activity;
@@ -37,13 +38,16 @@ use crate::session::from_server;
 use crate::session::handover::hand_over;
 use crate::session::pin::Pin as Reason;
 use crate::session::pin::Pins;
+use crate::session::reported::Reported;
 use crate::session::state::ClientState;
 use crate::session::state::answered;
+use crate::session::state::question;
 use crate::session::state::release;
 use crate::session::verdict::Release;
 use crate::wire::flow::Flow;
 use crate::wire::frontend::tag;
 use crate::wire::message::Message;
+use crate::wire::message::parameter_status;
 use crate::wire::refusal::Refusal;
 use crate::wire::refusal::Severity;
 use crate::wire::scanner::Scanner;
@@ -97,6 +101,7 @@ impl Client {
             to_client: Flow::default(),
             client_scanner: Scanner::new(&from_client::INTEREST),
             server_scanner: Scanner::new(&from_server::INTEREST),
+            aside: Vec::new(),
         }
     }
 
@@ -170,6 +175,8 @@ impl Client {
             Err(Missed::Refused(refusal)) => return self.refuse_statement(refusal),
         };
         self.registered.slot.lease(&lease.server.address);
+        lease.server.holders.hold(lease.server.address.process_id, self.registered.slot.process_id);
+        self.tell_news(&lease.server.state.reported);
         let (lease, end) = self.hold(lease, goodbye).await;
         // A cancel that is under way to this server must not hit whoever gets it next.
         self.registered.slot.rest().await;
@@ -187,6 +194,18 @@ impl Client {
         Ok(())
     }
 
+    /// What has changed since the client was last told: a reload of the server's configuration, a failover.
+    fn tell_news(&mut self, now: &Reported) {
+        for (name, value) in self.state.told.news(now) {
+            parameter_status(&mut self.wires.aside, name, value);
+        }
+        if !self.wires.aside.is_empty() {
+            self.wires.to_client.insert(&self.wires.aside);
+            self.wires.aside.clear();
+        }
+        self.state.told.clone_from(now);
+    }
+
     /// A server that speaks as this client.
     async fn acquire(&self) -> Result<Lease, Missed> {
         let _waiting = Present::new(&self.metrics, Activity::Waiting);
@@ -198,7 +217,7 @@ impl Client {
         slot.wait();
         let lease = tokio::select! {
             biased;
-            lease = self.pool.checkout(&self.state.parameters, self.policy.acquire_timeout) => lease,
+            lease = self.pool.checkout(&self.state, self.policy.acquire_timeout) => lease,
             () = cancelled => {
                 self.metrics.acquire_failed(AcquireFailure::Cancelled);
                 return Err(Missed::Refused(cancelled_while_waiting()));
@@ -280,13 +299,14 @@ impl Client {
         }
         self.metrics.probes_total.inc();
         let mut aside = Vec::new();
-        let answer = match lease.server.probe(&mut aside).await {
+        let question = question(&self.state, &lease.server.state);
+        let answer = match lease.server.probe(&question, &mut aside).await {
             Ok(answer) => Some(answer),
             Err(ExchangeError::Refused(_)) => None,
             Err(error) => return Err(error),
         };
-        if !aside.is_empty() {
-            self.wires.to_client.insert(&aside);
+        for notification in &aside {
+            self.wires.to_client.insert(&translated(notification, &lease.server.holders));
         }
         answered(&mut self.state, &mut lease.server.state, answer);
         Ok(release(&self.state, &lease.server.state))
@@ -306,7 +326,7 @@ impl Client {
 
     /// The client leaves while it holds a server: it is made clean, or closed.
     async fn part(&mut self, mut lease: Lease) {
-        let Wires { to_server, to_client, client_scanner, server_scanner } = &mut self.wires;
+        let Wires { to_server, to_client, client_scanner, server_scanner, .. } = &mut self.wires;
         let whole = client_scanner.at_boundary() && to_server.pending() == 0;
         let remains = Remains { flow: to_client, scanner: server_scanner, whole };
         match clean(&mut lease.server, &mut self.state, remains).await {

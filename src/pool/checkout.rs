@@ -42,7 +42,12 @@ use crate::server::connect::Connected;
 use crate::server::connect::Dialer;
 use crate::server::connection::ExchangeError;
 use crate::server::connection::Server;
+use crate::server::holders::Holders;
+use crate::session::handover::Fit;
+use crate::session::handover::suits;
 use crate::session::parameters::Parameters;
+use crate::session::reported::Reported;
+use crate::session::state::ClientState;
 use crate::wire::refusal::Refusal;
 use crate::wire::refusal::Severity;
 
@@ -65,6 +70,8 @@ pub struct UpstreamPools {
     /// Servers on their way out. Bounded by the budget: each still has its place.
     dying: mpsc::UnboundedSender<Dying>,
     pub metrics: Arc<UpstreamMetrics>,
+    /// Which client holds which server.
+    pub holders: Arc<Holders>,
     /// Whether the last try to connect worked.
     up: AtomicBool,
     /// Whether any login ever worked.
@@ -96,7 +103,7 @@ pub struct Pool {
     pub user: String,
     password: Mutex<Option<Secret>>,
     pub policy: PoolPolicy,
-    greetings: Mutex<HashMap<u64, Arc<Vec<u8>>>>,
+    greetings: Mutex<HashMap<u64, Reported>>,
 }
 
 /// Why a client got no server.
@@ -155,6 +162,7 @@ impl UpstreamPools {
             desk: Mutex::new(desk),
             dying,
             metrics,
+            holders: Arc::default(),
             up: AtomicBool::new(false),
             verified: AtomicBool::new(false),
             last_error: Mutex::default(),
@@ -243,7 +251,7 @@ impl UpstreamPools {
         if !Arc::ptr_eq(&server.address.dialer, &self.dialer.load()) {
             expires = expires.min(now + RETIREMENT.mul_f64(jitter() / 2.0));
         }
-        let returned = Returned { hash: server.state.parameters.hash(), expires: expires.into_std(), server };
+        let returned = Returned { fit: server.state.fit(), expires: expires.into_std(), server };
         let mut desk = self.desk();
         let granted = desk.ledger.give_back(pool.id, returned, now.into_std());
         desk.hand_out(granted);
@@ -334,7 +342,7 @@ impl Pool {
         })
     }
 
-    /// A server of this pool, best one that has the settings `wanted` already.
+    /// A server of this pool that can be made to speak as `client`, best one that does already.
     ///
     /// Cancel-safe: a client that gives up leaves the queue, and what it was granted goes to the next.
     ///
@@ -342,13 +350,13 @@ impl Pool {
     /// PostgreSQL's own where a login fails for good, a time-out when the client's patience ends.
     pub async fn checkout(
         self: &Arc<Self>,
-        wanted: &Parameters,
+        client: &ClientState,
         patience: Duration,
     ) -> Result<Lease, CheckoutError> {
         let began = Instant::now();
         let deadline = began + patience;
         loop {
-            let grant = self.grant(wanted.hash(), began, deadline).await?;
+            let grant = self.grant(&client.fit(), began, deadline).await?;
             let place = Place::new(self.clone());
             let server = match grant {
                 Grant::Server(mut server) => {
@@ -357,13 +365,19 @@ impl Pool {
                         drop(place.keep());
                         continue;
                     }
-                    server
+                    if suits(client, &server.state) {
+                        server
+                    } else {
+                        self.upstream.metrics.closed(&self.database, "unsuited");
+                        server.close().await;
+                        self.open(client.startup(), began, deadline).await?
+                    }
                 }
-                Grant::Connect => self.open(began, deadline).await?,
+                Grant::Connect => self.open(client.startup(), began, deadline).await?,
                 Grant::Replace(other) => {
                     self.upstream.metrics.closed(&other.database, "made_room");
                     other.close().await;
-                    self.open(began, deadline).await?
+                    self.open(client.startup(), began, deadline).await?
                 }
             };
             return Ok(Lease::new(server, place));
@@ -372,13 +386,13 @@ impl Pool {
 
     async fn grant(
         self: &Arc<Self>,
-        hash: u64,
+        fit: &Fit,
         began: Instant,
         deadline: Instant,
     ) -> Result<Grant<Box<Server>>, CheckoutError> {
         let mut waiting = {
             let mut desk = self.upstream.desk();
-            match desk.ledger.request(self.id, hash, began.into_std()) {
+            match desk.ledger.request(self.id, fit, began.into_std()) {
                 Request::Granted(grant) => return Ok(grant),
                 Request::Queued(ticket) => {
                     let (sender, receiver) = oneshot::channel();
@@ -413,10 +427,15 @@ impl Pool {
     }
 
     /// Opens a server. What may pass by itself (a failover, a restart) is tried again until `deadline`.
-    async fn open(&self, began: Instant, deadline: Instant) -> Result<Box<Server>, CheckoutError> {
+    async fn open(
+        &self,
+        startup: &Parameters,
+        began: Instant,
+        deadline: Instant,
+    ) -> Result<Box<Server>, CheckoutError> {
         let mut backoff = BACKOFF.0;
         loop {
-            match self.connect().await {
+            match self.connect(startup).await {
                 Ok(server) => return Ok(server),
                 Err(CheckoutError::Connect(error)) if error.is_retryable() => {
                     let pause = backoff.mul_f64(jitter());
@@ -434,17 +453,19 @@ impl Pool {
         }
     }
 
-    async fn connect(&self) -> Result<Box<Server>, CheckoutError> {
+    async fn connect(&self, startup: &Parameters) -> Result<Box<Server>, CheckoutError> {
         let metrics = &self.upstream.metrics;
         let dialer = self.upstream.dialer.load_full();
         let password = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let connected = dialer.connect(&self.database, &self.user, password.as_ref(), &[]).await;
+        let connected = dialer.connect_with(startup, &self.database, &self.user, password.as_ref()).await;
         self.upstream.note(connected.as_ref().err());
         let connected = connected?;
         metrics.opened(&self.database);
         self.upstream.note_connected(&connected);
         let lifetime = self.policy.lifetime_max.mul_f64(jitter());
-        Ok(Box::new(Server::new(connected, dialer, &self.database, lifetime).await?))
+        let mut server = Server::new(connected, dialer, &self.database, lifetime).await?;
+        server.holders = self.upstream.holders.clone();
+        Ok(Box::new(server))
     }
 
     /// New servers log in with this password.
@@ -455,20 +476,18 @@ impl Pool {
     /// What a login with these settings is told, where another one was told it while this pool had servers:
     /// as long as one is open the database is there.
     #[must_use]
-    pub fn greeting(&self, startup: &Parameters) -> Option<Arc<Vec<u8>>> {
+    pub fn greeting(&self, startup: &Parameters) -> Option<Reported> {
         let greetings = self.greetings.lock().unwrap_or_else(PoisonError::into_inner);
         greetings.get(&startup.hash()).cloned()
     }
 
     /// Remembers what a login was told.
-    pub fn remember_greeting(&self, startup: &Parameters, greeting: Vec<u8>) -> Arc<Vec<u8>> {
-        let greeting = Arc::new(greeting);
+    pub fn remember_greeting(&self, startup: &Parameters, greeting: Reported) {
         let mut greetings = self.greetings.lock().unwrap_or_else(PoisonError::into_inner);
         if greetings.len() >= GREETINGS_MAX {
             greetings.clear();
         }
-        greetings.insert(startup.hash(), greeting.clone());
-        greeting
+        greetings.insert(startup.hash(), greeting);
     }
 
     fn forget_greetings_of_the_last(&self) {

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::session::handover::Fit;
+
 /// How long a waiter of another database is passed over in favour of one of the same database, because a
 /// server handed on costs nothing and one closed and opened anew costs a login.
 pub const PATIENCE: Duration = Duration::from_millis(100);
@@ -75,8 +77,7 @@ struct Book<S> {
 #[derive(Debug)]
 struct Idle<S> {
     server: S,
-    /// Of the session settings that it has.
-    hash: u64,
+    fit: Fit,
     since: Instant,
     expires: Instant,
 }
@@ -92,7 +93,7 @@ struct Waiter {
 #[derive(Debug)]
 pub struct Returned<S> {
     pub server: S,
-    pub hash: u64,
+    pub fit: Fit,
     /// When its lifetime ends.
     pub expires: Instant,
 }
@@ -115,10 +116,20 @@ impl<S> Ledger<S> {
         }
     }
 
-    /// A client wants a server of `pool`, best one whose settings have `hash`.
-    pub fn request(&mut self, pool: PoolId, hash: u64, now: Instant) -> Request<S> {
-        if let Some(server) = self.pools.get_mut(&pool).and_then(|book| book.take(hash)) {
+    /// A client wants a server of `pool`. Where none suits it, it may be given one that does not, to close it and
+    /// open another in its place.
+    pub fn request(&mut self, pool: PoolId, fit: &Fit, now: Instant) -> Request<S> {
+        if let Some(server) = self.pools.get_mut(&pool).and_then(|book| book.take(fit)) {
             return Request::Granted(Grant::Server(server));
+        }
+        if self.open < self.budget
+            && self.may_grow(pool)
+            && let Some(grant) = self.room(pool, now)
+        {
+            return Request::Granted(grant);
+        }
+        if let Some(unsuited) = self.pools.get_mut(&pool).and_then(Book::take_oldest) {
+            return Request::Granted(Grant::Server(unsuited));
         }
         if self.may_grow(pool)
             && let Some(grant) = self.room(pool, now)
@@ -147,8 +158,8 @@ impl<S> Ledger<S> {
         let (at, is_same) = match (same, other) {
             (None, None) => {
                 if let Some(book) = self.pools.get_mut(&pool) {
-                    let Returned { server, hash, expires } = returned;
-                    book.idle.push(Idle { server, hash, since: now, expires });
+                    let Returned { server, fit, expires } = returned;
+                    book.idle.push(Idle { server, fit, since: now, expires });
                 }
                 return None;
             }
@@ -311,11 +322,22 @@ pub enum Reaped {
 }
 
 impl<S> Book<S> {
-    /// The newest idle server with these settings, else the newest.
-    fn take(&mut self, hash: u64) -> Option<S> {
-        let at = self.idle.iter().rposition(|idle| idle.hash == hash);
-        let at = at.or_else(|| self.idle.len().checked_sub(1))?;
+    /// The newest idle server that has all settings already, else the one among those that suit which has
+    /// rested longest: the others are more likely to be what somebody will want.
+    fn take(&mut self, fit: &Fit) -> Option<S> {
+        let suits = |idle: &Idle<S>| fit.allows(&idle.fit);
+        let speaks = |idle: &Idle<S>| suits(idle) && idle.fit.state == fit.state;
+        let named = |idle: &Idle<S>| idle.fit.name == fit.name;
+        let idle = &self.idle;
+        let at = idle.iter().rposition(|idle| speaks(idle) && named(idle));
+        let at = at.or_else(|| idle.iter().rposition(speaks));
+        let at = at.or_else(|| idle.iter().position(|idle| suits(idle) && named(idle)));
+        let at = at.or_else(|| idle.iter().position(suits))?;
         Some(self.idle.remove(at).server)
+    }
+
+    fn take_oldest(&mut self) -> Option<S> {
+        (!self.idle.is_empty()).then(|| self.idle.remove(0).server)
     }
 }
 
@@ -324,6 +346,10 @@ mod tests {
     use super::*;
 
     const LIMITS: Limits = Limits { servers_max: 100, idle_min: 0, idle_timeout: Duration::from_secs(60) };
+
+    const fn fit(state: u64) -> Fit {
+        Fit { state, custom: 0, name: 0, strict: false }
+    }
 
     struct World {
         ledger: Ledger<&'static str>,
@@ -343,17 +369,17 @@ mod tests {
         }
 
         fn request(&mut self, pool: PoolId) -> Request<&'static str> {
-            self.ledger.request(pool, 0, self.now)
+            self.ledger.request(pool, &fit(0), self.now)
         }
 
         fn give_back(
             &mut self,
             pool: PoolId,
             server: &'static str,
-            hash: u64,
+            state: u64,
         ) -> Option<(Ticket, Grant<&'static str>)> {
             let expires = self.now + Duration::from_secs(3600);
-            self.ledger.give_back(pool, Returned { server, hash, expires }, self.now)
+            self.ledger.give_back(pool, Returned { server, fit: fit(state), expires }, self.now)
         }
     }
 
@@ -377,17 +403,36 @@ mod tests {
     }
 
     #[test]
-    fn a_server_whose_settings_fit_is_preferred_to_the_newest() {
+    fn a_server_whose_settings_fit_is_preferred_and_else_the_one_that_rested_longest() {
         let mut world = World::new(3);
         for _ in 0..3 {
             world.request(0);
         }
-        for (server, hash) in [("a", 7), ("b", 8), ("c", 9)] {
-            world.give_back(0, server, hash);
+        for (server, state) in [("a", 7), ("b", 8), ("c", 9)] {
+            world.give_back(0, server, state);
         }
         let now = world.now;
-        assert_eq!(world.ledger.request(0, 8, now), Request::Granted(Grant::Server("b")));
-        assert_eq!(world.ledger.request(0, 1, now), Request::Granted(Grant::Server("c")));
+        assert_eq!(world.ledger.request(0, &fit(8), now), Request::Granted(Grant::Server("b")));
+        assert_eq!(world.ledger.request(0, &fit(1), now), Request::Granted(Grant::Server("a")));
+    }
+
+    #[test]
+    fn one_that_does_not_suit_is_given_only_where_there_is_no_room_for_another() {
+        let mut world = World::new(2);
+        world.request(0);
+        let custom = Returned { server: "a", fit: Fit { custom: 5, ..fit(1) }, expires: world.now };
+        world.ledger.give_back(0, custom, world.now);
+        assert_eq!(world.request(0), Request::Granted(Grant::Connect));
+        assert_eq!(world.request(0), Request::Granted(Grant::Server("a")), "to be closed and opened anew");
+        world.give_back(0, "b", 3);
+        let strict = Fit { name: 9, strict: true, ..fit(3) };
+        let now = world.now;
+        world.ledger.closed(0, now);
+        assert_eq!(world.ledger.request(0, &strict, now), Request::Granted(Grant::Connect));
+        assert_eq!(
+            world.ledger.request(0, &Fit { strict: false, ..strict }, now),
+            Request::Granted(Grant::Server("b"))
+        );
     }
 
     #[test]

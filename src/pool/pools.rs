@@ -1,4 +1,4 @@
-//! All pools: by upstream, database and user.
+//! All pools: by upstream, database, user and what their sessions begin with.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,6 +12,8 @@ use crate::config::secret::Secret;
 use crate::pool::checkout::Pool;
 use crate::pool::checkout::UpstreamPools;
 use crate::pool::ledger::PoolId;
+use crate::session::handover::kind;
+use crate::session::parameters::Parameters;
 
 /// The most pools that are kept. Database names are the clients' to choose, once they have proven who they are.
 const POOLS_MAX: usize = 1024;
@@ -25,10 +27,13 @@ pub struct Pools {
 
 #[derive(Debug, Default)]
 struct Known {
-    by_key: HashMap<(String, String, String), Arc<Pool>>,
+    by_key: HashMap<Key, Arc<Pool>>,
     by_id: HashMap<PoolId, Arc<Pool>>,
     next: PoolId,
 }
+
+/// Upstream, database, user, and what sessions begin with.
+type Key = (String, String, String, Parameters);
 
 impl Pools {
     #[must_use]
@@ -36,11 +41,18 @@ impl Pools {
         Self { upstreams, known: Mutex::default() }
     }
 
-    /// The pool of `database` on a route, made where it is new; `None` where there are too many in use.
+    /// The pool of `database` on a route for sessions that begin with `startup`, made where it is new; `None`
+    /// where there are too many in use.
     #[must_use]
-    pub fn get(&self, route: &Route, database: &str, policy: &PoolPolicy) -> Option<Arc<Pool>> {
+    pub fn get(
+        &self,
+        route: &Route,
+        database: &str,
+        startup: &Parameters,
+        policy: &PoolPolicy,
+    ) -> Option<Arc<Pool>> {
         let upstream = self.upstreams.iter().find(|pools| pools.upstream.name == route.upstream.name)?;
-        let key = (upstream.upstream.name.clone(), database.to_owned(), route.user.clone());
+        let key = (upstream.upstream.name.clone(), database.to_owned(), route.user.clone(), kind(startup));
         let mut known = self.known();
         if let Some(pool) = known.by_key.get(&key) {
             return Some(pool.clone());

@@ -20,6 +20,7 @@ use crate::config::secret::Secret;
 use crate::net::dial;
 use crate::net::stream::Stream;
 use crate::server::authenticate::authenticate;
+use crate::session::parameters::Parameters;
 use crate::tls::connector::Connector;
 use crate::tls::connector::TlsFacts;
 use crate::tls::error::TlsError;
@@ -109,6 +110,8 @@ pub struct Connected {
     pub secret_key: Vec<u8>,
     /// ParameterStatus up to the first ReadyForQuery.
     pub parameters: Vec<(String, String)>,
+    /// The settings that it was asked to begin with.
+    pub startup: Parameters,
     /// `None` where the upstream is plaintext by order.
     pub tls: Option<TlsFacts>,
     /// `None` for a Unix socket.
@@ -153,7 +156,7 @@ impl Dialer {
         Ok(Self { upstream, connector })
     }
 
-    /// Logs in. `startup` are parameters beside user and database.
+    /// Logs in, with the settings that the server gives of itself.
     ///
     /// # Errors
     /// As [`ConnectError`], within the upstream's connect time-out.
@@ -162,7 +165,20 @@ impl Dialer {
         database: &str,
         user: &str,
         password: Option<&Secret>,
-        startup: &[(String, String)],
+    ) -> Result<Connected, ConnectError> {
+        self.connect_with(&Parameters::none(), database, user, password).await
+    }
+
+    /// Logs in, with the settings `startup` to begin with.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_with(
+        &self,
+        startup: &Parameters,
+        database: &str,
+        user: &str,
+        password: Option<&Secret>,
     ) -> Result<Connected, ConnectError> {
         let began = Instant::now();
         let mut stage = Stage::Dns;
@@ -224,7 +240,7 @@ impl Dialer {
         secured: Secured,
         (database, user): (&str, &str),
         password: Option<&Secret>,
-        startup: &[(String, String)],
+        startup: &Parameters,
         began: Instant,
     ) -> Result<Connected, ConnectError> {
         let Secured { mut stream, tls, peer, binding } = secured;
@@ -242,7 +258,8 @@ impl Dialer {
         greeter.send(&startup_message(database, user, startup)).await?;
         authenticate(&mut greeter, &standing).await?;
         let (process_id, secret_key, parameters) = greeter.until_ready().await?;
-        Ok(Connected { stream, process_id, secret_key, parameters, tls, peer, took: began.elapsed() })
+        let (startup, took) = (startup.clone(), began.elapsed());
+        Ok(Connected { stream, process_id, secret_key, parameters, startup, tls, peer, took })
     }
 }
 
@@ -291,13 +308,12 @@ async fn ask_for_tls(socket: TcpStream) -> Result<TcpStream, ConnectError> {
     }
 }
 
-fn startup_message(database: &str, user: &str, startup: &[(String, String)]) -> Vec<u8> {
+fn startup_message(database: &str, user: &str, startup: &Parameters) -> Vec<u8> {
     let mut body = 0x0003_0000_u32.to_be_bytes().to_vec();
-    let own = [("user", user), ("database", database)];
-    let given = startup.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    for (name, value) in own.into_iter().chain(given) {
-        for text in [name, value] {
-            body.extend(text.bytes().filter(|&byte| byte != 0));
+    let own = [("user", user.as_bytes()), ("database", database.as_bytes())];
+    for (name, value) in own.into_iter().chain(startup.iter()) {
+        for text in [name.as_bytes(), value] {
+            body.extend(text.iter().filter(|&&byte| byte != 0));
             body.push(0);
         }
     }

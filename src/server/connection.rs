@@ -14,9 +14,11 @@ use tokio::time::timeout;
 use crate::net::stream::Stream;
 use crate::server::connect::Connected;
 use crate::server::connect::Dialer;
+use crate::server::holders::Holders;
+use crate::session::parameters::Parameters;
 use crate::session::probe::Answer;
 use crate::session::probe::PROBE;
-use crate::session::state::Reported;
+use crate::session::reported::Reported;
 use crate::session::state::ServerState;
 use crate::session::transaction::Transaction;
 use crate::wire::backend::parameter_status;
@@ -42,6 +44,8 @@ pub struct Server {
     pub stream: Stream,
     pub state: ServerState,
     pub address: CancelAddress,
+    /// Which client holds which server of this upstream; its pool's.
+    pub holders: Arc<Holders>,
     /// The label of its metrics.
     pub database: String,
     pub opened: Instant,
@@ -81,6 +85,12 @@ pub enum ExchangeError {
     TimedOut,
 }
 
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.holders.forget(self.address.process_id);
+    }
+}
+
 impl Server {
     /// Makes a server of a fresh login: learns who it is.
     ///
@@ -99,28 +109,33 @@ impl Server {
         let opened = Instant::now();
         let mut server = Self {
             stream: connected.stream,
-            state: ServerState::new(reported.clone(), Answer::default()),
+            state: ServerState::new(reported.clone(), Answer::default(), Parameters::none()),
             address: CancelAddress {
                 dialer,
                 peer: connected.peer,
                 process_id: connected.process_id,
                 secret_key: connected.secret_key,
             },
+            holders: Arc::default(),
             database: database.to_owned(),
             opened,
             expires: opened + lifetime,
         };
-        let answer = server.probe(&mut Vec::new()).await?;
-        server.state = ServerState::new(reported, answer);
+        let answer = server.probe(PROBE.as_bytes(), &mut Vec::new()).await?;
+        server.state = ServerState::new(reported, answer, connected.startup);
         Ok(server)
     }
 
-    /// Asks what the session holds. Messages that come by themselves meanwhile are put into `aside`.
+    /// Asks what the session holds. The bodies of notifications that come meanwhile are put into `aside`.
     ///
     /// # Errors
     /// Where there is no answer; the server must not be used on.
-    pub async fn probe(&mut self, aside: &mut Vec<u8>) -> Result<Answer, ExchangeError> {
-        let rows = self.exchange(PROBE.as_bytes(), aside).await?;
+    pub async fn probe(
+        &mut self,
+        question: &[u8],
+        aside: &mut Vec<Vec<u8>>,
+    ) -> Result<Answer, ExchangeError> {
+        let rows = self.exchange(question, aside).await?;
         Answer::read(rows.iter().map(Vec::as_slice)).ok_or(ExchangeError::Nonsense)
     }
 
@@ -130,11 +145,13 @@ impl Server {
     ///
     /// # Errors
     /// As [`ExchangeError`]. After `Refused` the server is idle again.
-    pub async fn exchange(&mut self, sql: &[u8], aside: &mut Vec<u8>) -> Result<Vec<Vec<u8>>, ExchangeError> {
-        let mut body = sql.to_vec();
-        body.push(0);
-        let question = message::frame(b'Q', &body);
-        self.state.asked();
+    pub async fn exchange(
+        &mut self,
+        sql: &[u8],
+        aside: &mut Vec<Vec<u8>>,
+    ) -> Result<Vec<Vec<u8>>, ExchangeError> {
+        let mut question = self.state.asked();
+        message::push_frame(&mut question, b'Q', &[sql, b"\0"]);
         let answer = async {
             self.stream.write_all(&question).await?;
             self.gather(aside).await
@@ -142,7 +159,7 @@ impl Server {
         timeout(EXCHANGE_TIMEOUT, answer).await.unwrap_or(Err(ExchangeError::TimedOut))
     }
 
-    async fn gather(&mut self, aside: &mut Vec<u8>) -> Result<Vec<Vec<u8>>, ExchangeError> {
+    async fn gather(&mut self, aside: &mut Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, ExchangeError> {
         let mut buffer = Vec::new();
         let (mut rows, mut refusal, mut ready) = (Vec::new(), None, None);
         loop {
@@ -151,7 +168,7 @@ impl Server {
                     tag::DATA_ROW => rows.push(frame.body.to_vec()),
                     tag::ERROR => refusal = refusal.or_else(|| Some(Refusal::verbatim(frame.body))),
                     tag::PARAMETER_STATUS => self.note_parameter(frame.body),
-                    tag::NOTIFICATION => aside.extend_from_slice(&message::frame(frame.tag, frame.body)),
+                    tag::NOTIFICATION => aside.push(frame.body.to_vec()),
                     tag::READY_FOR_QUERY => ready = frame.body.first().copied(),
                     _ => {}
                 }

@@ -4,4 +4,5 @@ pub mod authenticate;
 pub mod cancel;
 pub mod connect;
 pub mod connection;
+pub mod holders;
 pub mod reset;

@@ -8,9 +8,11 @@ use tokio::time::timeout;
 use crate::server::cancel::cancel;
 use crate::server::connection::ExchangeError;
 use crate::server::connection::Server;
+use crate::session::from_client::Received;
 use crate::session::from_server::from_server;
 use crate::session::state::ClientState;
 use crate::session::state::answered;
+use crate::session::state::question;
 use crate::session::transaction::Transaction;
 use crate::session::verdict::FromServer;
 use crate::wire::backend::tag::COPY_IN;
@@ -66,7 +68,8 @@ pub async fn clean(
         server.exchange(b"ROLLBACK", &mut Vec::new()).await?;
         server.state.transaction = Transaction::Idle;
     }
-    let answer = server.probe(&mut Vec::new()).await?;
+    let question = question(client, &server.state);
+    let answer = server.probe(&question, &mut Vec::new()).await?;
     answered(client, &mut server.state, Some(answer));
     let left = client.left_behind(&server.state);
     if left.is_empty() {
@@ -140,7 +143,10 @@ fn digest(
             Step::Inspect { tag, total, whole } => {
                 let length = total.min(unscanned.len());
                 let body = unscanned.get(HEADER_BYTES..length).unwrap_or_default();
-                if let FromServer::Broken(_) = from_server(client, &mut server.state, Frame { tag, body }) {
+                let received = Received { frame: Frame { tag, body }, whole, total };
+                if let FromServer::Broken(_) =
+                    from_server(client, &mut server.state, received, &mut Vec::new())
+                {
                     return Err(ExchangeError::Nonsense.into());
                 }
                 if !whole {

@@ -5,18 +5,17 @@ use crate::session::pin::Pins;
 use crate::session::pipeline::Delivery;
 use crate::session::pipeline::Request;
 use crate::session::state::ClientState;
-use crate::session::state::SIGNAL_STATEMENTS_MAX;
 use crate::session::state::ServerState;
-use crate::session::unnamed::Lies;
+use crate::session::statements;
 use crate::session::verdict::FromClient;
 use crate::sql::effect::Effect;
+use crate::sql::effect::custom_settings;
 use crate::sql::effect::effect;
 use crate::sql::signal::rewrite_pids;
 use crate::wire::frame::Frame;
 use crate::wire::frontend;
-use crate::wire::frontend::Target;
 use crate::wire::frontend::tag;
-use crate::wire::message::frame;
+use crate::wire::message::push_frame;
 use crate::wire::refusal::Refusal;
 use crate::wire::scanner::Interest;
 use crate::wire::scanner::all_but;
@@ -27,11 +26,13 @@ pub static INTEREST: Interest = all_but(b"");
 /// Finds the real process id behind a virtual one, for `pg_cancel_backend`.
 pub type Translate<'a> = &'a mut dyn FnMut(i64) -> Option<i64>;
 
-/// A frame as the client sent it; `whole` unless it is too long, then the body is its head.
+/// A frame as a peer sent it; `whole` unless it is too long, then the body is its head.
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
     pub frame: Frame<'a>,
     pub whole: bool,
+    /// The bytes of the whole frame, its header among them.
+    pub total: usize,
 }
 
 /// What a client can say without a server.
@@ -56,23 +57,25 @@ pub const fn at_rest(tag: u8) -> AtRest {
     }
 }
 
-/// Decides on one frame and notes what the server will owe for it.
+/// Decides on one frame and notes what the server will owe for it. What the verdict wants sent is appended to
+/// `out`, which is empty before.
 pub fn from_client(
     client: &mut ClientState,
     server: &mut ServerState,
     received: Received<'_>,
     translate: Translate<'_>,
+    out: &mut Vec<u8>,
 ) -> FromClient {
     if server.pins.contains(Pin::Unknown) {
         server.touched = true;
     }
     let body = received.frame.body;
     match received.frame.tag {
-        tag::QUERY => query(client, server, received, translate),
-        tag::PARSE => parse(client, server, received),
-        tag::BIND => bind(client, server, received, translate),
-        tag::DESCRIBE => describe(client, server, body),
-        tag::CLOSE => close(client, server, body),
+        tag::QUERY => query(client, server, received, translate, out),
+        tag::PARSE => statements::parse(client, server, received, out),
+        tag::BIND => statements::bind(client, server, received, translate, out),
+        tag::DESCRIBE => statements::describe(client, server, body, out),
+        tag::CLOSE => statements::close(client, server, body, out),
         tag::EXECUTE => forward(server, Request::Execute),
         tag::SYNC => forward(server, Request::Sync),
         tag::FLUSH => {
@@ -81,7 +84,8 @@ pub fn from_client(
         }
         tag::FUNCTION_CALL => {
             server.touched = true;
-            forward(server, Request::Query)
+            server.disturb();
+            forward(server, Request::Query { drops: false })
         }
         tag::COPY_DATA => copy(server),
         tag::COPY_DONE | tag::COPY_FAIL => {
@@ -97,7 +101,7 @@ pub fn from_client(
     }
 }
 
-fn forward(server: &mut ServerState, request: Request) -> FromClient {
+pub(super) fn forward(server: &mut ServerState, request: Request) -> FromClient {
     server.pipeline.push(request, Delivery::Forward);
     FromClient::Forward
 }
@@ -111,44 +115,75 @@ fn query(
     server: &mut ServerState,
     received: Received<'_>,
     translate: Translate<'_>,
+    out: &mut Vec<u8>,
 ) -> FromClient {
     let text = frontend::query(received.frame.body);
-    let dialect = server.reported.dialect();
-    let effect = note(client, server, text, received.whole);
-    if !server.pipeline.is_skipping() {
-        client.unnamed.drop_statement();
-        server.unnamed = Lies::Nothing;
+    let Some(effect) = note(client, server, text, received.whole) else { return FromClient::Elsewhere };
+    let listens = server.pipeline.is_listening();
+    let speaks = effect.has(Effect::STATEMENTS) && listens && received.whole;
+    if speaks && statements::hangs_on_names(client, server) {
+        return FromClient::Wait;
     }
-    server.pipeline.push(Request::Query, Delivery::Forward);
-    if effect.has(Effect::SIGNALS)
-        && received.whole
-        && let Some(mut text) = rewrite_pids(text, dialect, translate)
-    {
-        text.push(0);
-        return FromClient::Replace(frame(tag::QUERY, &text));
+    let spoken = if speaks { statements::speak(client, server, text, out) } else { None };
+    if speaks {
+        statements::note_deallocations(client, server, text);
     }
-    FromClient::Forward
+    let drops = listens && client.unnamed.drop_statement(server.pipeline.segment());
+    server.pipeline.push(Request::Query { drops }, Delivery::Forward);
+    let signals = effect.has(Effect::SIGNALS) && received.whole;
+    let said = spoken.as_deref().unwrap_or(text);
+    let said = signals.then(|| rewrite_pids(said, server.reported.dialect(), translate)).flatten().or(spoken);
+    match said {
+        Some(said) => {
+            push_frame(out, tag::QUERY, &[&said, b"\0"]);
+            FromClient::Replace
+        }
+        None if out.is_empty() => FromClient::Forward,
+        None => FromClient::ForwardBehind,
+    }
 }
 
-/// Classifies a text and remembers what it may do.
-fn note(client: &mut ClientState, server: &mut ServerState, text: &[u8], whole: bool) -> Effect {
-    let effect = effect(text, server.reported.dialect());
-    apply(client, server, effect);
+/// Classifies a text and remembers what it may do; `None` where another server must run it.
+pub(super) fn note(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    text: &[u8],
+    whole: bool,
+) -> Option<Effect> {
+    let dialect = server.reported.dialect();
+    let mut effect = effect(text, dialect);
     if !whole {
         // What stands behind the part that we hold may do anything.
-        client.taints.insert(Pin::Unknown);
-        server.touched = true;
+        effect |= Effect::UNKNOWN;
     }
-    effect
+    if effect.is_none() {
+        return Some(effect);
+    }
+    if effect.has(Effect::RESETS) && !client.has_name_of(server) {
+        client.be_strict();
+        if server.is_idle() && !server.touched && client.left_behind(server).is_empty() {
+            return None;
+        }
+    }
+    if effect.has(Effect::CUSTOM) {
+        custom_settings(text, dialect, &mut |name| server.touched |= client.name_custom(name));
+    }
+    apply(client, server, effect);
+    Some(effect)
 }
 
-fn apply(client: &mut ClientState, server: &mut ServerState, effect: Effect) {
+/// Remembers what a text may do that is run now.
+pub(super) fn apply(client: &mut ClientState, server: &mut ServerState, effect: Effect) {
     if effect.is_none() {
         return;
     }
     server.touched |= effect.has(Effect::TOUCHES);
     // What pins may be gone after a DROP.
     server.touched |= effect.has(Effect::DROPS) && !server.pins.is_empty();
+    server.recount |= effect.has(Effect::STATEMENTS | Effect::DISCARD_ALL | Effect::OPAQUE | Effect::UNREAD);
+    if effect.has(Effect::TOUCHES | Effect::LOCAL) {
+        server.disturb();
+    }
     client.taints = client.taints.union(taints(effect));
 }
 
@@ -158,119 +193,8 @@ fn taints(effect: Effect) -> Pins {
         (Effect::SEQUENCE, Pin::Sequence),
         (Effect::SEED, Pin::Seed),
         (Effect::LIBRARY, Pin::Library),
-        (Effect::CUSTOM, Pin::CustomSetting),
         (Effect::OPAQUE, Pin::Unknown),
         (Effect::UNREAD, Pin::Unknown),
     ];
     pairs.into_iter().filter(|(bit, _)| effect.has(*bit)).map(|(_, pin)| pin).collect()
-}
-
-fn parse(client: &mut ClientState, server: &mut ServerState, received: Received<'_>) -> FromClient {
-    let Some((name, text)) = frontend::parse(received.frame.body) else {
-        return forward(server, Request::Parse { unnamed: false });
-    };
-    let effect = note(client, server, text, received.whole);
-    let unnamed = name.is_empty();
-    if unnamed {
-        if !server.pipeline.is_skipping() {
-            let token = client.token();
-            client.unnamed.parse(received.whole.then_some(received.frame.body), effect, token);
-            server.unnamed = Lies::Unknown;
-        }
-    } else {
-        server.touched = true; // The probe will find it.
-        if effect.has(Effect::SIGNALS) {
-            remember_signal(client, name);
-        }
-    }
-    forward(server, Request::Parse { unnamed })
-}
-
-fn remember_signal(client: &mut ClientState, name: &[u8]) {
-    if client.signal_statements.len() < SIGNAL_STATEMENTS_MAX {
-        client.signal_statements.insert(name.to_vec());
-    }
-}
-
-fn bind(
-    client: &mut ClientState,
-    server: &mut ServerState,
-    received: Received<'_>,
-    translate: Translate<'_>,
-) -> FromClient {
-    let Some((_, name, _)) = frontend::bind(received.frame.body) else {
-        return forward(server, Request::Bind);
-    };
-    let before = ensure_statement(client, server, name);
-    let signals = if name.is_empty() {
-        client.unnamed.bound().is_some_and(|statement| statement.effect.has(Effect::SIGNALS))
-    } else {
-        client.signal_statements.contains(name)
-    };
-    server.pipeline.push(Request::Bind, Delivery::Forward);
-    let rewritten =
-        (signals && received.whole).then(|| frontend::rewrite_bind(received.frame.body, translate));
-    match (before, rewritten.flatten()) {
-        (None, None) => FromClient::Forward,
-        (Some(before), None) => FromClient::ForwardBehind(before),
-        (before, Some(body)) => {
-            FromClient::Replace([before.unwrap_or_default(), frame(tag::BIND, &body)].concat())
-        }
-    }
-}
-
-fn describe(client: &mut ClientState, server: &mut ServerState, body: &[u8]) -> FromClient {
-    let before = match frontend::target(body) {
-        Some(Target::Statement(name)) => ensure_statement(client, server, name),
-        Some(Target::Portal(_)) | None => None,
-    };
-    server.pipeline.push(Request::Describe, Delivery::Forward);
-    before.map_or(FromClient::Forward, FromClient::ForwardBehind)
-}
-
-/// Makes sure that the unnamed statement of this server is this client's: what must be sent before it is used.
-fn ensure_statement(client: &mut ClientState, server: &mut ServerState, name: &[u8]) -> Option<Vec<u8>> {
-    if !name.is_empty() || client.unnamed.is_under_way() || server.pipeline.is_skipping() {
-        if let Some(statement) = client.unnamed.bound().filter(|_| name.is_empty()) {
-            let effect = statement.effect;
-            apply(client, server, effect);
-        }
-        return None;
-    }
-    let Some(statement) = client.unnamed.bound() else {
-        return forget_foreign(server);
-    };
-    let (effect, token, again) = (statement.effect, statement.token, statement.frame.clone());
-    apply(client, server, effect);
-    if server.unnamed == Lies::Statement(token) {
-        return None;
-    }
-    server.pipeline.push(Request::Parse { unnamed: false }, Delivery::Swallow);
-    server.unnamed = Lies::Statement(token);
-    again
-}
-
-/// The client has no unnamed statement: it must not find that of another.
-fn forget_foreign(server: &mut ServerState) -> Option<Vec<u8>> {
-    if server.unnamed == Lies::Nothing {
-        return None;
-    }
-    server.unnamed = Lies::Nothing;
-    server.pipeline.push(Request::Close, Delivery::Swallow);
-    Some(frame(tag::CLOSE, b"S\0"))
-}
-
-fn close(client: &mut ClientState, server: &mut ServerState, body: &[u8]) -> FromClient {
-    if let Some(Target::Statement(name)) = frontend::target(body)
-        && !server.pipeline.is_skipping()
-    {
-        if name.is_empty() {
-            client.unnamed.drop_statement();
-            server.unnamed = Lies::Nothing;
-        } else {
-            client.signal_statements.remove(name);
-            server.touched = true; // The probe will see whether it was the last.
-        }
-    }
-    forward(server, Request::Close)
 }

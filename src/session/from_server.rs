@@ -1,8 +1,12 @@
 //! What to do with a frame from the server.
 
+use crate::session::from_client::Received;
 use crate::session::pin::Pin;
 use crate::session::pipeline::Delivery;
+use crate::session::pipeline::Expected;
+use crate::session::pipeline::Of;
 use crate::session::pipeline::Request;
+use crate::session::prepared::undisguised;
 use crate::session::state::ClientState;
 use crate::session::state::ServerState;
 use crate::session::transaction::Transaction;
@@ -10,73 +14,152 @@ use crate::session::unnamed::Lies;
 use crate::session::verdict::FromServer;
 use crate::wire::backend::parameter_status;
 use crate::wire::backend::tag;
-use crate::wire::frame::Frame;
 use crate::wire::frontend::cstring;
+use crate::wire::message::push_frame;
+use crate::wire::refusal::field;
 use crate::wire::scanner::Interest;
 use crate::wire::scanner::all_but;
 
 /// Rows, copy data and what precedes the answer to a Describe pass unread.
 pub static INTEREST: Interest = all_but(b"Ddct");
 
-/// Decides on one frame.
-pub fn from_server(client: &mut ClientState, server: &mut ServerState, frame: Frame<'_>) -> FromServer {
-    match frame.tag {
-        tag::READY_FOR_QUERY => ready(server, frame.body),
-        tag::ERROR => {
-            failed(client, server);
-            FromServer::ForwardError
-        }
+/// Decides on one frame. What the verdict wants sent is appended to `out`, which is empty before.
+pub fn from_server(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    received: Received<'_>,
+    out: &mut Vec<u8>,
+) -> FromServer {
+    let body = received.frame.body;
+    match received.frame.tag {
+        tag::READY_FOR_QUERY => ready(client, server, body),
+        tag::ERROR => failed(client, server, received, out),
         tag::PARSE_COMPLETE => parse_complete(client, server),
         tag::COMMAND_COMPLETE => {
-            note_command(client, frame.body);
+            note_command(client, server, body);
             finish(server, |request| request == Request::Execute)
         }
         tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED => finish(server, |request| request == Request::Execute),
-        tag::BIND_COMPLETE => finish(server, |request| request == Request::Bind),
-        tag::CLOSE_COMPLETE => finish(server, |request| request == Request::Close),
+        tag::BIND_COMPLETE => finish(server, |request| matches!(request, Request::Bind(_))),
+        tag::CLOSE_COMPLETE => close_complete(client, server),
         tag::ROW_DESCRIPTION | tag::NO_DATA => finish(server, |request| request == Request::Describe),
         tag::COPY_IN | tag::COPY_BOTH => {
             server.pipeline.copy_in();
             FromServer::Forward
         }
         tag::PARAMETER_STATUS => {
-            note_parameter(server, frame.body);
+            note_parameter(client, server, body);
             FromServer::Forward
         }
-        tag::COPY_OUT | tag::NOTICE | tag::NOTIFICATION | tag::FUNCTION_CALL => FromServer::Forward,
+        tag::NOTIFICATION => FromServer::Notification,
+        tag::COPY_OUT | tag::NOTICE | tag::FUNCTION_CALL => FromServer::Forward,
         _ => FromServer::Broken("a message of a type that has no place here"),
     }
 }
 
-fn ready(server: &mut ServerState, body: &[u8]) -> FromServer {
+fn ready(client: &mut ClientState, server: &mut ServerState, body: &[u8]) -> FromServer {
     let Some(status) = body.first().and_then(|&status| Transaction::from_status(status)) else {
         return FromServer::Broken("a ReadyForQuery without a status");
     };
     server.transaction = status;
-    if server.pipeline.ready() {
-        FromServer::ForwardReady
-    } else {
-        FromServer::Broken("a ReadyForQuery that nobody is owed")
+    let Some(request) = server.pipeline.ready() else {
+        return FromServer::Broken("a ReadyForQuery that nobody is owed");
+    };
+    if let Request::Query { drops } = request {
+        server.unnamed = if drops { client.unnamed.confirmed() } else { Lies::Nothing };
     }
+    if server.pipeline.is_settled() {
+        client.names.settled();
+        if client.names.is_under_way() || client.unnamed.is_under_way() {
+            return FromServer::Broken("a ReadyForQuery before all was answered");
+        }
+    }
+    if server.is_idle() && !server.touched {
+        server.settle();
+    }
+    FromServer::ForwardReady
 }
 
-fn failed(client: &mut ClientState, server: &mut ServerState) {
+fn failed(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    received: Received<'_>,
+    out: &mut Vec<u8>,
+) -> FromServer {
+    let body = received.frame.body;
+    let name = |id| server.prepared.text(id).and_then(|text| client.names.name_of(text));
+    let read = if received.whole { undisguised(body, name) } else { None };
     let swept = server.pipeline.failed();
-    client.unnamed.swept(swept.unnamed_parses, swept.failed_unnamed);
-    if swept.failed_unnamed {
+    // The plan's columns have changed (RevalidateCachedQuery): the client's next try is prepared anew.
+    if let Some(Request::Bind(id)) = swept.first().map(|expected| expected.request)
+        && field(body, b'C') == Some("0A000")
+        && id > 0
+    {
+        server.prepared.outdated(id);
+    }
+    sweep(client, server, &swept);
+    read.map_or(FromServer::ForwardError, |read| {
+        push_frame(out, tag::ERROR, &[&read]);
+        FromServer::ReplaceError
+    })
+}
+
+/// Takes back what was noted for messages that the server has skipped. The first of them is what failed.
+fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected]) {
+    let Some(first) = swept.first() else { return };
+    let fails = |of| first.request == Request::Parse(of);
+    let (mut names, mut unnamed) = (0, 0);
+    for expected in swept {
+        match expected.request {
+            Request::Parse(Of::Named(id)) => {
+                names += 1;
+                server.prepared.swept(id);
+            }
+            Request::Parse(Of::Ours(id)) => server.prepared.swept(id),
+            Request::Close(Of::Ours(id)) if id > 0 => server.prepared.doom(id),
+            Request::Close(Of::Named(_)) => names += 1,
+            Request::Parse(Of::Unnamed) | Request::Close(Of::Unnamed) | Request::Query { drops: true } => {
+                unnamed += 1
+            }
+            Request::Parse(Of::Plain)
+            | Request::Close(Of::Plain | Of::Ours(_))
+            | Request::Bind(_)
+            | Request::Describe
+            | Request::Execute
+            | Request::Query { drops: false }
+            | Request::Sync => {}
+        }
+    }
+    client.names.swept(names);
+    client.unnamed.swept(unnamed, fails(Of::Unnamed));
+    let is_ours = |of| matches!(of, Request::Parse(Of::Ours(0)) | Request::Close(Of::Ours(0)));
+    if fails(Of::Unnamed) || fails(Of::Ours(0)) {
         server.unnamed = Lies::Nothing;
-    } else if swept.parses {
+    } else if swept.iter().any(|expected| is_ours(expected.request)) {
         server.unnamed = Lies::Unknown;
     }
 }
 
 fn parse_complete(client: &mut ClientState, server: &mut ServerState) -> FromServer {
-    if let Some(head) = server.pipeline.head()
-        && head.request == (Request::Parse { unnamed: true })
-    {
-        server.unnamed = client.unnamed.complete();
+    match server.pipeline.head().map(|head| head.request) {
+        Some(Request::Parse(Of::Unnamed)) => server.unnamed = client.unnamed.confirmed(),
+        Some(Request::Parse(Of::Named(id))) => {
+            client.names.confirmed();
+            server.prepared.confirmed(id);
+        }
+        Some(Request::Parse(Of::Ours(id))) => server.prepared.confirmed(id),
+        _ => {}
     }
-    finish(server, |request| matches!(request, Request::Parse { .. }))
+    finish(server, |request| matches!(request, Request::Parse(_)))
+}
+
+fn close_complete(client: &mut ClientState, server: &mut ServerState) -> FromServer {
+    match server.pipeline.head().map(|head| head.request) {
+        Some(Request::Close(Of::Unnamed)) => server.unnamed = client.unnamed.confirmed(),
+        Some(Request::Close(Of::Named(_))) => client.names.confirmed(),
+        _ => {}
+    }
+    finish(server, |request| matches!(request, Request::Close(_)))
 }
 
 /// Pops the head where it is what this reply answers; inside a simple Query nothing is popped.
@@ -94,22 +177,35 @@ fn finish(server: &mut ServerState, answers: impl Fn(Request) -> bool) -> FromSe
 }
 
 /// What CommandComplete confirms (a text alone could have failed).
-fn note_command(client: &mut ClientState, body: &[u8]) {
+fn note_command(client: &mut ClientState, server: &mut ServerState, body: &[u8]) {
     match cstring(body).map(|(tag, _)| tag) {
         Some(b"DISCARD ALL") => {
             client.taints.remove(Pin::Sequence);
-            client.signal_statements.clear();
+            forget_statements(client, server);
         }
         Some(b"DISCARD SEQUENCES") => client.taints.remove(Pin::Sequence),
-        Some(b"DEALLOCATE ALL") => client.signal_statements.clear(),
+        Some(b"DEALLOCATE ALL") => forget_statements(client, server),
+        Some(b"DEALLOCATE") => {
+            if let Some(id) = client.names.deallocated() {
+                server.prepared.remove(id);
+            }
+        }
         _ => {}
     }
 }
 
+fn forget_statements(client: &mut ClientState, server: &mut ServerState) {
+    client.signal_statements.clear();
+    client.names.clear();
+    server.prepared.clear();
+}
+
 /// A setting that reports itself was changed: by the client's doing, for all we know.
-fn note_parameter(server: &mut ServerState, body: &[u8]) {
+fn note_parameter(client: &mut ClientState, server: &mut ServerState, body: &[u8]) {
     if let Some((name, value)) = parameter_status(body) {
         server.reported.set(name, value);
+        client.told.set(name, value);
         server.touched = true;
+        server.disturb();
     }
 }

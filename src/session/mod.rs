@@ -3,11 +3,15 @@
 pub mod from_client;
 pub mod from_server;
 pub mod handover;
+pub mod names;
 pub mod parameters;
 pub mod pin;
 pub mod pipeline;
+pub mod prepared;
 pub mod probe;
+pub mod reported;
 pub mod state;
+mod statements;
 #[cfg(test)]
 mod story;
 pub mod transaction;

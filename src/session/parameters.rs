@@ -15,9 +15,12 @@ pub struct Parameters(Option<Arc<Inner>>);
 struct Inner {
     values: BTreeMap<String, Vec<u8>>,
     hash: u64,
+    context: u64,
+    custom: u64,
 }
 
 pub const ROLE: &str = "role";
+pub const APPLICATION_NAME: &str = "application_name";
 pub const SESSION_AUTHORIZATION: &str = "session_authorization";
 pub const CLIENT_ENCODING: &str = "client_encoding";
 
@@ -34,6 +37,23 @@ impl Parameters {
         self.0.as_ref().map_or(0, |inner| inner.hash)
     }
 
+    /// As [`Self::hash`], of all but `application_name`, which no statement is read by.
+    #[must_use]
+    pub fn context(&self) -> u64 {
+        self.0.as_ref().map_or(0, |inner| inner.context)
+    }
+
+    /// A number that those share which have the same names with a dot (custom settings); 0 for none.
+    #[must_use]
+    pub fn custom(&self) -> u64 {
+        self.0.as_ref().map_or(0, |inner| inner.custom)
+    }
+
+    /// The names with a dot.
+    pub fn custom_names(&self) -> impl Iterator<Item = &str> {
+        self.iter().map(|(name, _)| name).filter(|name| name.contains('.'))
+    }
+
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.as_ref()?.values.get(name).map(Vec::as_slice)
@@ -44,7 +64,7 @@ impl Parameters {
         self.0.is_none()
     }
 
-    fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.0
             .iter()
             .flat_map(|inner| inner.values.iter().map(|(name, value)| (name.as_str(), value.as_slice())))
@@ -59,10 +79,23 @@ impl Parameters {
         others.iter().chain(self.iter()).map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
     }
 
-    /// Whether any of the settings has a dot in its name, so that no view will ever show it.
+    /// These settings without one.
     #[must_use]
-    pub fn has_custom(&self) -> bool {
-        self.iter().any(|(name, _)| name.contains('.'))
+    pub fn without(&self, name: &str) -> Self {
+        if self.get(name).is_none() {
+            return self.clone();
+        }
+        let others = self.iter().filter(|(known, _)| *known != name);
+        others.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
+    }
+
+    /// These settings with an `application_name`, where they have none. An empty one is none.
+    #[must_use]
+    pub fn named(&self, application_name: &[u8]) -> Self {
+        if self.get(APPLICATION_NAME).is_some() || application_name.is_empty() {
+            return self.clone();
+        }
+        self.or(&[(APPLICATION_NAME.to_owned(), application_name.to_vec())].into_iter().collect())
     }
 }
 
@@ -86,11 +119,27 @@ impl FromIterator<(String, Vec<u8>)> for Parameters {
         if values.is_empty() {
             return Self(None);
         }
-        let mut hasher = DefaultHasher::new();
-        values.hash(&mut hasher);
-        // 0 is kept for "none".
-        Self(Some(Arc::new(Inner { hash: hasher.finish().max(1), values })))
+        let hash = fingerprint(&values);
+        let context = fingerprint(values.iter().filter(|(name, _)| *name != APPLICATION_NAME));
+        let custom = fingerprint(values.keys().filter(|name| name.contains('.')));
+        Self(Some(Arc::new(Inner { values, hash, context, custom })))
     }
+}
+
+impl Hash for Parameters {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash().hash(state);
+    }
+}
+
+/// 0 is kept for "none".
+fn fingerprint<T: Hash>(items: impl IntoIterator<Item = T>) -> u64 {
+    let (mut hasher, mut some) = (DefaultHasher::new(), false);
+    for item in items {
+        item.hash(&mut hasher);
+        some = true;
+    }
+    if some { hasher.finish().max(1) } else { 0 }
 }
 
 /// The SQL that brings a session from `have` to `want`, or `None` where they are equal. One simple Query,
@@ -148,7 +197,7 @@ fn push_set_config(sql: &mut Vec<u8>, changes: &[(&str, &[u8])]) {
 }
 
 /// `E'…'`, which means the same whatever `standard_conforming_strings` says.
-fn push_literal(sql: &mut Vec<u8>, value: &[u8]) {
+pub(crate) fn push_literal(sql: &mut Vec<u8>, value: &[u8]) {
     sql.extend_from_slice(b"E'");
     for &byte in value {
         if matches!(byte, b'\'' | b'\\') {

@@ -12,16 +12,31 @@ pub const OWED_MAX: usize = 16 * 1024;
 /// What a reply answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    Parse {
-        unnamed: bool,
-    },
-    Bind,
+    Parse(Of),
+    /// Of the statement under a name of ours with this number; 0 for any other.
+    Bind(u32),
     Describe,
     Execute,
-    Close,
+    Close(Of),
     /// Query and FunctionCall: all up to their ReadyForQuery.
-    Query,
+    Query {
+        /// There is an unnamed statement for it to drop.
+        drops: bool,
+    },
     Sync,
+}
+
+/// Which prepared statement a Parse makes or a Close ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// The client's unnamed one.
+    Unnamed,
+    /// The client's, under a name of ours with this number. In a Close: the client's name alone.
+    Named(u32),
+    /// One under a name of ours, at our own wish.
+    Ours(u32),
+    /// Whatever the server makes of it.
+    Plain,
 }
 
 /// Who a reply is for.
@@ -58,17 +73,8 @@ pub struct Pipeline {
     /// After an error the server reads on to the next Sync and answers nothing (protocol-flow).
     skipping: bool,
     copy_in: CopyIn,
-}
-
-/// What an error swept away.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Swept {
-    /// The request that failed was the Parse of the unnamed statement.
-    pub failed_unnamed: bool,
-    /// Parses, of the client's or our own, were among what failed or was skipped.
-    pub parses: bool,
-    /// How many of them were the client's, of the unnamed statement.
-    pub unnamed_parses: usize,
+    /// The number of the present batch: everything up to a Sync or a Query is one.
+    segment: u64,
 }
 
 impl Pipeline {
@@ -78,10 +84,17 @@ impl Pipeline {
             return;
         }
         match request {
-            Request::Sync => (self.skipping, self.unsynced) = (false, false),
-            Request::Query if self.skipping => return,
-            Request::Query => {}
-            Request::Parse { .. } | Request::Bind | Request::Describe | Request::Execute | Request::Close => {
+            Request::Sync => {
+                (self.skipping, self.unsynced) = (false, false);
+                self.segment += 1;
+            }
+            Request::Query { .. } if self.skipping => return,
+            Request::Query { .. } => self.segment += 1,
+            Request::Parse(_)
+            | Request::Bind(_)
+            | Request::Describe
+            | Request::Execute
+            | Request::Close(_) => {
                 self.unsynced = true;
                 if self.skipping {
                     return;
@@ -89,6 +102,18 @@ impl Pipeline {
             }
         }
         self.owed.push_back(Expected { request, delivery });
+    }
+
+    /// The number of the batch that is being sent.
+    #[must_use]
+    pub const fn segment(&self) -> u64 {
+        self.segment
+    }
+
+    /// Whether the server reads what is sent now as ordinary messages, and will act on it.
+    #[must_use]
+    pub const fn is_listening(&self) -> bool {
+        !self.skipping && matches!(self.copy_in, CopyIn::None)
     }
 
     /// Flush: nothing is owed for it, but what it flushes was not synced.
@@ -112,38 +137,32 @@ impl Pipeline {
         self.owed.pop_front()
     }
 
-    /// ReadyForQuery came: everything up to the request that it ends is answered. `false` where nobody
-    /// was owed one.
-    pub fn ready(&mut self) -> bool {
+    /// ReadyForQuery came: everything up to the request that it ends is answered. `None` where nobody was owed
+    /// one.
+    pub fn ready(&mut self) -> Option<Request> {
         self.copy_in = CopyIn::None;
         while let Some(expected) = self.owed.pop_front() {
-            if matches!(expected.request, Request::Query | Request::Sync) {
-                return true;
+            if matches!(expected.request, Request::Query { .. } | Request::Sync) {
+                return Some(expected.request);
             }
         }
-        false
+        None
     }
 
     /// An ErrorResponse came. In an extended batch the server skips to the next Sync, a simple Query
-    /// included (protocol-flow, "Extended Query"), so nothing before it is owed any more.
-    pub fn failed(&mut self) -> Swept {
+    /// included (protocol-flow, "Extended Query"), so nothing before it is owed any more. Returns what failed, and
+    /// what was swept away with it.
+    pub fn failed(&mut self) -> Vec<Expected> {
         self.copy_in = CopyIn::None;
-        let mut swept = Swept::default();
-        match self.head().map(|expected| expected.request) {
-            None | Some(Request::Query | Request::Sync) => return swept,
-            Some(request) => swept.failed_unnamed = request == (Request::Parse { unnamed: true }),
+        let mut swept = Vec::new();
+        if matches!(self.head().map(|head| head.request), None | Some(Request::Query { .. } | Request::Sync))
+        {
+            return swept;
         }
-        while let Some(expected) = self.head() {
-            if expected.request == Request::Sync {
-                return swept;
-            }
-            if let Request::Parse { unnamed } = expected.request {
-                swept.parses = true;
-                swept.unnamed_parses += usize::from(unnamed);
-            }
-            self.owed.pop_front();
+        while let Some(expected) = self.owed.pop_front_if(|expected| expected.request != Request::Sync) {
+            swept.push(expected);
         }
-        self.skipping = true;
+        self.skipping = self.owed.is_empty();
         swept
     }
 
@@ -188,7 +207,7 @@ impl Pipeline {
         }
         if self.unsynced && !self.skipping {
             words.extend_from_slice(&frame(b'Q', b"ROLLBACK\0"));
-            self.push(Request::Query, Delivery::Swallow);
+            self.push(Request::Query { drops: false }, Delivery::Swallow);
         }
         if self.unsynced || self.skipping {
             words.extend_from_slice(&frame(b'S', b""));
@@ -207,7 +226,10 @@ impl Pipeline {
     #[must_use]
     pub fn will_be_ready(&self) -> bool {
         matches!(self.copy_in, CopyIn::None)
-            && self.owed.iter().any(|expected| matches!(expected.request, Request::Query | Request::Sync))
+            && self
+                .owed
+                .iter()
+                .any(|expected| matches!(expected.request, Request::Query { .. } | Request::Sync))
     }
 
     /// Whether the server works on something: a cancel would find it.
@@ -227,18 +249,18 @@ mod tests {
         let mut pipeline = Pipeline::default();
         for step in script.chars() {
             match step {
-                'P' => pipeline.push(Request::Parse { unnamed: true }, Delivery::Forward),
-                'B' => pipeline.push(Request::Bind, Delivery::Forward),
+                'P' => pipeline.push(Request::Parse(Of::Unnamed), Delivery::Forward),
+                'B' => pipeline.push(Request::Bind(0), Delivery::Forward),
                 'D' => pipeline.push(Request::Describe, Delivery::Forward),
                 'E' => pipeline.push(Request::Execute, Delivery::Forward),
-                'C' => pipeline.push(Request::Close, Delivery::Forward),
-                'Q' => pipeline.push(Request::Query, Delivery::Forward),
+                'C' => pipeline.push(Request::Close(Of::Plain), Delivery::Forward),
+                'Q' => pipeline.push(Request::Query { drops: false }, Delivery::Forward),
                 'S' => pipeline.push(Request::Sync, Delivery::Forward),
                 'H' => pipeline.flush(),
                 'c' => pipeline.copy_ended(),
                 'g' => pipeline.copy_in(),
                 'e' => drop(pipeline.failed()),
-                'z' => assert!(pipeline.ready(), "{script}"),
+                'z' => assert!(pipeline.ready().is_some(), "{script}"),
                 '1' | '2' | '3' | 't' | 'x' => drop(pipeline.pop()),
                 ' ' => {}
                 other => panic!("{other}"),
@@ -290,7 +312,7 @@ mod tests {
         let mut failing = run("PBE");
         failing.last_words();
         failing.failed();
-        assert!(failing.ready() && failing.is_settled(), "the server skips the ROLLBACK");
+        assert!(failing.ready().is_some() && failing.is_settled(), "the server skips the ROLLBACK");
     }
 
     #[test]
@@ -304,6 +326,6 @@ mod tests {
 
     #[test]
     fn a_ready_that_nobody_is_owed_is_noticed() {
-        assert!(!Pipeline::default().ready());
+        assert_eq!(Pipeline::default().ready(), None);
     }
 }

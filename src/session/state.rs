@@ -1,37 +1,56 @@
 //! The two states: what a client believes its session to be, and what a server has been told.
 
+use std::collections::BTreeSet;
 use std::collections::HashSet;
 
-use crate::session::parameters::CLIENT_ENCODING;
+use crate::session::handover::Fit;
+use crate::session::names::Names;
+use crate::session::parameters::APPLICATION_NAME;
 use crate::session::parameters::Parameters;
 use crate::session::pin::Pin;
 use crate::session::pin::Pins;
 use crate::session::pipeline::Pipeline;
+use crate::session::prepared::Prepared;
+use crate::session::probe;
 use crate::session::probe::Answer;
 use crate::session::probe::Identity;
+use crate::session::reported::Reported;
 use crate::session::transaction::Transaction;
 use crate::session::unnamed::Lies;
 use crate::session::unnamed::Unnamed;
 use crate::session::verdict::Release;
-use crate::sql::dialect::Dialect;
-use crate::sql::dialect::Encoding;
-use crate::sql::dialect::Strings;
 
-/// The most statements that name `pg_cancel_backend` and are remembered by name, for each client.
-/// A client beyond that is kept on its server, and its process ids are taken as they are.
+/// The most statements that name `pg_cancel_backend`, lie on a server under the client's own name and are
+/// remembered, for each client. Of those beyond, process ids are taken as they are.
 pub(crate) const SIGNAL_STATEMENTS_MAX: usize = 64;
+
+/// The most custom settings of a client that are asked for by name. One beyond keeps it on its server.
+const CUSTOM_MAX: usize = 64;
+
+/// The contexts of transactions that have changed settings have this bit, those of settings have not.
+const DISTURBED: u64 = 1 << 63;
 
 /// What this client believes its session to be. Lives as long as the client.
 #[derive(Debug)]
 pub struct ClientState {
     /// What it asked for in its StartupMessage: what RESET goes back to.
     startup: Parameters,
-    /// The session settings that it has a right to find.
+    /// The session settings that it has a right to find, beyond those of `startup`.
     pub parameters: Parameters,
+    /// The same, with the `application_name` that it began with: for servers that began with another one.
+    lent: Parameters,
+    /// Custom settings that it has named.
+    custom: BTreeSet<String>,
+    /// Whether it goes back to what it began with, so that its server must have begun alike.
+    strict: bool,
+    /// What ParameterStatus told it last.
+    pub told: Reported,
     /// What nobody can be asked for.
     pub(crate) taints: Pins,
     pub(crate) unnamed: Unnamed,
-    /// Names of statements whose text names `pg_cancel_backend` or `pg_terminate_backend`.
+    pub(crate) names: Names,
+    /// Names of statements that lie on the server as they are, and whose text names `pg_cancel_backend` or
+    /// `pg_terminate_backend`.
     pub(crate) signal_statements: HashSet<Vec<u8>>,
     next_token: u64,
 }
@@ -40,18 +59,80 @@ impl ClientState {
     /// A client that has just logged in. `id` is its own, so that tokens are.
     #[must_use]
     pub fn new(id: u32, startup: Parameters) -> Self {
-        let mut taints = Pins::NONE;
-        if startup.has_custom() {
-            taints.insert(Pin::CustomSetting);
-        }
-        Self {
-            parameters: startup.clone(),
+        let custom = startup.custom_names().map(str::to_owned).collect();
+        let mut client = Self {
             startup,
-            taints,
+            parameters: Parameters::none(),
+            lent: Parameters::none(),
+            custom,
+            strict: false,
+            told: Reported::default(),
+            taints: Pins::NONE,
             unnamed: Unnamed::default(),
+            names: Names::default(),
             signal_statements: HashSet::new(),
             next_token: u64::from(id) << 32,
+        };
+        client.believe(Parameters::none());
+        client
+    }
+
+    #[must_use]
+    pub const fn startup(&self) -> &Parameters {
+        &self.startup
+    }
+
+    /// These are its settings, beyond those it began with.
+    fn believe(&mut self, parameters: Parameters) {
+        let name = self.startup.get(APPLICATION_NAME).unwrap_or_default();
+        let is_own = parameters.get(APPLICATION_NAME).is_none_or(|now| now == name);
+        self.parameters = if is_own { parameters.without(APPLICATION_NAME) } else { parameters };
+        self.lent = self.parameters.named(name);
+    }
+
+    /// What `server` must have been told to speak as this client.
+    #[must_use]
+    pub(crate) fn wanted_on(&self, server: &ServerState) -> &Parameters {
+        if self.has_name_of(server) { &self.parameters } else { &self.lent }
+    }
+
+    #[must_use]
+    pub(crate) fn has_name_of(&self, server: &ServerState) -> bool {
+        self.startup.get(APPLICATION_NAME) == server.startup.get(APPLICATION_NAME)
+    }
+
+    #[must_use]
+    pub(crate) const fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// It goes back to what it began with: from now on it gets servers that began alike.
+    pub(crate) const fn be_strict(&mut self) {
+        self.strict = true;
+    }
+
+    /// Which servers go with it.
+    #[must_use]
+    pub fn fit(&self) -> Fit {
+        Fit {
+            state: self.lent.hash(),
+            custom: self.parameters.custom(),
+            name: name_of(&self.startup),
+            strict: self.strict,
         }
+    }
+
+    /// It names a custom setting. Tells whether that may be new to it.
+    pub(crate) fn name_custom(&mut self, name: &str) -> bool {
+        let is_set = self.parameters.get(name).is_some() || self.startup.get(name).is_some();
+        if !self.custom.contains(name) {
+            if self.custom.len() < CUSTOM_MAX {
+                self.custom.insert(name.to_owned());
+            } else {
+                self.taints.insert(Pin::CustomSetting);
+            }
+        }
+        !is_set
     }
 
     /// Keeps the client on its server for a reason that does not come from what it says.
@@ -86,31 +167,45 @@ impl ClientState {
 pub struct ServerState {
     pub transaction: Transaction,
     pub pipeline: Pipeline,
-    /// The session settings in force, as far as we caused or were told them.
+    /// What it was logged in with: what RESET goes back to.
+    startup: Parameters,
+    /// The session settings in force beyond those of `startup`, as far as we caused or were told them.
     pub parameters: Parameters,
     /// What ParameterStatus said last.
     pub reported: Reported,
     /// Who it is by login.
     login: Identity,
     pub(crate) unnamed: Lies,
+    pub(crate) prepared: Prepared,
     /// The client may have changed what only a probe can tell.
     pub(crate) touched: bool,
+    /// The client may have changed which statements are prepared.
+    pub(crate) recount: bool,
+    /// Counts what may have changed settings inside transactions.
+    disturbances: u64,
+    /// The number of the last one in this transaction.
+    disturbed: Option<u64>,
     /// What the last probe found.
     pub(crate) pins: Pins,
 }
 
 impl ServerState {
-    /// A server fresh from login, with its answer to the first probe.
+    /// A server fresh from login with the settings `startup`, and its answer to the first probe.
     #[must_use]
-    pub fn new(reported: Reported, answer: Answer) -> Self {
+    pub fn new(reported: Reported, answer: Answer, startup: Parameters) -> Self {
         Self {
             transaction: Transaction::Idle,
             pipeline: Pipeline::default(),
+            startup,
             parameters: Parameters::none(),
             reported,
             login: answer.identity,
             unnamed: Lies::Nothing,
+            prepared: Prepared::default(),
             touched: false,
+            recount: false,
+            disturbances: 0,
+            disturbed: None,
             pins: Pins::NONE,
         }
     }
@@ -121,17 +216,64 @@ impl ServerState {
         self.transaction == Transaction::Idle && self.pipeline.is_settled()
     }
 
-    /// We sent a simple Query of our own: it dropped the unnamed statement (exec_simple_query).
-    pub const fn asked(&mut self) {
+    /// We send a simple Query of our own: it drops the unnamed statement (exec_simple_query). Returns what goes
+    /// before it: Closes of statements that nobody needs.
+    pub fn asked(&mut self) -> Vec<u8> {
         self.unnamed = Lies::Nothing;
+        let mut before = Vec::new();
+        self.prepared.close_all(&mut before);
+        before
     }
 
-    /// `DISCARD ALL` was answered.
+    /// Which clients it goes with.
+    #[must_use]
+    pub fn fit(&self) -> Fit {
+        let name = self.startup.get(APPLICATION_NAME).unwrap_or_default();
+        Fit {
+            state: self.parameters.named(name).hash(),
+            custom: self.parameters.custom(),
+            name: name_of(&self.startup),
+            strict: false,
+        }
+    }
+
+    /// Statements that are kept prepared.
+    #[must_use]
+    pub fn statements(&self) -> usize {
+        self.prepared.len()
+    }
+
+    /// Something may have changed settings, if only until the transaction ends.
+    pub(crate) const fn disturb(&mut self) {
+        self.disturbances += 1;
+        self.disturbed = Some(self.disturbances);
+    }
+
+    /// The settings are known again.
+    pub(crate) fn settle(&mut self) {
+        if self.disturbed.take().is_some() {
+            self.prepared.forget_context(|context| context & DISTURBED != 0);
+        }
+    }
+
+    /// The settings under which a text is parsed now, as a number, and under which it was before this
+    /// transaction changed any.
+    pub(crate) fn contexts(&self) -> (u64, u64) {
+        let settled = self.parameters.context() & !DISTURBED;
+        (self.disturbed.map_or(settled, |number| number | DISTURBED), settled)
+    }
+
+    /// `DISCARD ALL` was answered. Custom settings stay, as they began or empty.
     pub fn cleaned(&mut self) {
-        self.parameters = Parameters::none();
+        let startup = &self.startup;
+        let custom = self.parameters.custom_names().filter(|name| startup.get(name).is_none());
+        self.parameters = custom.map(|name| (name.to_owned(), Vec::new())).collect();
         self.pins = Pins::NONE;
         self.touched = false;
+        self.recount = false;
         self.unnamed = Lies::Unknown;
+        self.prepared.clear();
+        self.settle();
     }
 
     /// Whether `DISCARD ALL` brings it back to its login: it leaves roles that were given by ALTER ROLE.
@@ -141,6 +283,12 @@ impl ServerState {
     }
 }
 
+/// A number for the `application_name` that a session began with.
+fn name_of(startup: &Parameters) -> u64 {
+    let name = startup.get(APPLICATION_NAME).map(|name| (APPLICATION_NAME.to_owned(), name.to_vec()));
+    name.into_iter().collect::<Parameters>().hash()
+}
+
 /// May the server leave its client?
 #[must_use]
 pub fn release(client: &ClientState, server: &ServerState) -> Release {
@@ -148,77 +296,36 @@ pub fn release(client: &ClientState, server: &ServerState) -> Release {
         return Release::Keep;
     }
     // A probe is a simple Query, and that drops the unnamed statement.
-    if server.touched && !client.unnamed.is_immovable() {
+    if (server.touched || server.prepared.has_strays()) && !client.unnamed.is_immovable() {
         return Release::Probe;
     }
     let pins = client.left_behind(server);
     if pins.is_empty() { Release::Return } else { Release::Pinned(pins) }
 }
 
+/// What `server` must be asked after `client` has touched it.
+#[must_use]
+pub fn question(client: &ClientState, server: &ServerState) -> Vec<u8> {
+    let custom: BTreeSet<&str> =
+        client.custom.iter().map(String::as_str).chain(server.parameters.custom_names()).collect();
+    probe::question(custom, server.recount)
+}
+
 /// The probe was answered, or could not be.
 pub fn answered(client: &mut ClientState, server: &mut ServerState, answer: Option<Answer>) {
     server.touched = false;
-    match answer {
-        Some(answer) => {
-            server.pins = answer.pins;
-            server.parameters = answer.parameters(&server.login);
-            // What is not set any more was reset, and RESET goes back to what the client started with.
-            client.parameters = server.parameters.or(&client.startup);
-        }
-        None => server.pins.insert(Pin::Unknown),
+    let recount = std::mem::take(&mut server.recount);
+    server.settle();
+    let Some(mut answer) = answer else {
+        server.pins.insert(Pin::Unknown);
+        return;
+    };
+    server.pins = answer.pins;
+    server.prepared.foreign = std::mem::take(&mut answer.foreign);
+    if recount {
+        server.prepared.are(&answer.ours);
     }
-}
-
-/// The settings that report themselves (protocol-flow, "Asynchronous Operations"), in the server's order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reported {
-    values: Vec<(String, Vec<u8>)>,
-    dialect: Dialect,
-}
-
-impl Default for Reported {
-    fn default() -> Self {
-        Self {
-            values: Vec::new(),
-            dialect: Dialect { strings: Strings::Either, encoding: Encoding::AsciiUnsafe },
-        }
-    }
-}
-
-/// PostgreSQL reports fewer than 20 settings; a server that invents more is not believed.
-const REPORTED_MAX: usize = 64;
-
-impl Reported {
-    pub fn set(&mut self, name: &str, value: &[u8]) {
-        if let Some((_, known)) = self.values.iter_mut().find(|(known, _)| known == name) {
-            value.clone_into(known);
-        } else if self.values.len() < REPORTED_MAX {
-            self.values.push((name.to_owned(), value.to_vec()));
-        }
-        match name {
-            CLIENT_ENCODING => {
-                let name = std::str::from_utf8(value);
-                self.dialect.encoding = name.map_or(Encoding::AsciiUnsafe, Encoding::of);
-            }
-            "standard_conforming_strings" => {
-                self.dialect.strings = if value == b"on" { Strings::Standard } else { Strings::Escaped };
-            }
-            _ => {}
-        }
-    }
-
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.values.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_slice())
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.values.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
-    }
-
-    /// How this server reads SQL text.
-    #[must_use]
-    pub const fn dialect(&self) -> Dialect {
-        self.dialect
-    }
+    server.parameters = answer.parameters(&server.login, &server.startup);
+    // What is not set any more was reset, and RESET goes back to what the client started with.
+    client.believe(server.parameters.clone());
 }

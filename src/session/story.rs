@@ -4,13 +4,15 @@ use crate::session::from_client::Received;
 use crate::session::from_client::from_client;
 use crate::session::from_server::from_server;
 use crate::session::handover::hand_over;
+use crate::session::handover::suits;
 use crate::session::parameters::Parameters;
 use crate::session::pin::Pin;
 use crate::session::probe::Answer;
+use crate::session::reported::Reported;
 use crate::session::state::ClientState;
-use crate::session::state::Reported;
 use crate::session::state::ServerState;
 use crate::session::state::answered;
+use crate::session::state::question;
 use crate::session::state::release;
 use crate::session::verdict::FromClient;
 use crate::session::verdict::FromServer;
@@ -18,6 +20,7 @@ use crate::session::verdict::Release;
 use crate::wire::frame::Frame;
 
 /// A client and a server, fresh.
+#[derive(Debug)]
 struct Pair {
     client: ClientState,
     server: ServerState,
@@ -39,6 +42,8 @@ fn answer(words: &str) -> Answer {
     for word in words.split_terminator(' ') {
         match word.split_once('=') {
             Some(("role", name)) => role = name,
+            Some(("ours", id)) => rows.push(row("o", &format!("stagedoor:{id}"), "")),
+            Some((name, value)) if name.contains('.') => rows.push(row("c", name, value)),
             Some((name, value)) => rows.push(row("s", name, value)),
             None => rows.push(row("p", word, "")),
         }
@@ -63,29 +68,61 @@ impl Pair {
     fn new(startup: &str) -> Self {
         Self {
             client: ClientState::new(1, settings(startup)),
-            server: ServerState::new(reported(), answer("")),
+            server: ServerState::new(reported(), answer(""), settings(startup)),
         }
     }
 
-    /// One frame from the client; a word for the verdict.
+    /// The client with another server.
+    fn elsewhere(self, startup: &str) -> Self {
+        Self { server: ServerState::new(reported(), answer(""), settings(startup)), ..self }
+    }
+
+    /// One frame from the client; what the server gets for it, or a word for the verdict.
     fn say(&mut self, line: &str) -> String {
         let (tag, body) = frame(line);
-        let frame = Frame { tag, body: &body };
-        let received = Received { frame, whole: true };
-        match from_client(&mut self.client, &mut self.server, received, &mut |_| Some(7)) {
-            FromClient::Forward => "forward".to_owned(),
-            FromClient::ForwardBehind(before) => format!("behind {}", char::from(before[0])),
-            FromClient::Replace(bytes) => String::from_utf8_lossy(&bytes[5..]).replace('\0', "|"),
-            FromClient::Swallow => "swallow".to_owned(),
-            FromClient::End => "end".to_owned(),
-            FromClient::Refuse(refusal) => refusal.sqlstate().to_owned(),
+        let total = body.len() + 5;
+        let received = Received { frame: Frame { tag, body: &body }, whole: true, total };
+        let mut out = Vec::new();
+        let verdict = from_client(&mut self.client, &mut self.server, received, &mut |_| Some(7), &mut out);
+        let original = crate::wire::message::frame(tag, &body);
+        match verdict {
+            FromClient::Forward => assert!(out.is_empty()),
+            FromClient::ForwardBehind => out.extend_from_slice(&original),
+            FromClient::ReplaceHead(count) => out.extend_from_slice(&original[count..]),
+            FromClient::Replace => {}
+            FromClient::Swallow => return "swallow".to_owned(),
+            FromClient::Wait => return "wait".to_owned(),
+            FromClient::Elsewhere => return "elsewhere".to_owned(),
+            FromClient::End => return "end".to_owned(),
+            FromClient::Refuse(refusal) => return refusal.sqlstate().to_owned(),
         }
+        if out.is_empty() { "forward".to_owned() } else { told(&out) }
     }
 
     fn hear(&mut self, line: &str) -> FromServer {
-        let (tag, body) = frame(line);
-        from_server(&mut self.client, &mut self.server, Frame { tag, body: &body })
+        self.read(line).0
     }
+
+    /// One frame from the server: the verdict, and what the client reads instead.
+    fn read(&mut self, line: &str) -> (FromServer, String) {
+        let (tag, body) = frame(line);
+        let received = Received { frame: Frame { tag, body: &body }, whole: true, total: body.len() + 5 };
+        let mut out = Vec::new();
+        let verdict = from_server(&mut self.client, &mut self.server, received, &mut out);
+        (verdict, told(&out))
+    }
+}
+
+/// Frames in the way of [`frame`], with ` + ` between them.
+fn told(mut bytes: &[u8]) -> String {
+    let mut frames = Vec::new();
+    while let Some((frame, total)) = Frame::parse(bytes).unwrap() {
+        let body = String::from_utf8_lossy(frame.body).replace('\0', "|");
+        frames.push(format!("{} {body}", char::from(frame.tag)).trim_end().to_owned());
+        bytes = &bytes[total..];
+    }
+    assert!(bytes.is_empty(), "whole frames");
+    frames.join(" + ")
 }
 
 /// A tag and its body, in which `|` stands for NUL.
@@ -137,7 +174,7 @@ fn what_may_have_touched_the_session_is_asked_about_once_its_transaction_is_over
     check("> Q begin|\n< Z T\n> Q set a = 1|\n< Z T\n> Q rollback|\n< Z I", Release::Probe);
     check("> Q set a = 1|\n< Z I\n? a=1", Release::Return);
     check("> Q select f()|\n< S TimeZone|UTC|\n< Z I", Release::Probe);
-    check("> P n|select 1||\n> S\n< 1\n< Z I", Release::Probe);
+    check("> P n|select 1||\n> S\n< 1\n< Z I", Release::Return);
 }
 
 #[test]
@@ -148,7 +185,7 @@ fn what_cannot_be_moved_pins_until_it_is_gone() {
     check("> Q create temp table t ()|\n< Z I\n? temp_table\n> Q drop table t|\n< Z I", Release::Probe);
     check("> Q select nextval('s')|\n< Z I", pinned(Pin::Sequence));
     check("> Q select nextval('s')|\n< Z I\n> Q discard all|\n< C DISCARD ALL|\n< Z I\n?", Release::Return);
-    check("> Q set a.b = 1|\n< Z I\n?", pinned(Pin::CustomSetting));
+    check("> Q set a.b = 1|\n< Z I\n? a.b=1", Release::Return);
 }
 
 #[test]
@@ -168,8 +205,8 @@ fn an_unnamed_statement_follows_its_client_to_another_server() {
     pair.hear("1");
     pair.hear("Z I");
     assert_eq!(pair.say("B ||"), "forward", "it lies on this server");
-    let mut elsewhere = Pair { server: ServerState::new(reported(), answer("")), ..pair };
-    assert_eq!(elsewhere.say("B ||"), "behind P", "it is parsed again");
+    let mut elsewhere = pair.elsewhere("");
+    assert_eq!(elsewhere.say("B ||"), "P |select 1|| + B ||", "it is parsed again");
     assert_eq!(elsewhere.hear("1"), FromServer::Swallow);
     assert_eq!(elsewhere.hear("2"), FromServer::Forward);
 }
@@ -180,7 +217,7 @@ fn a_strangers_unnamed_statement_is_never_bound() {
     pair.say("P |select secret||");
     pair.hear("1");
     let mut stranger = Pair { client: ClientState::new(2, Parameters::none()), ..pair };
-    assert_eq!(stranger.say("B ||"), "behind C", "what lies there is closed first");
+    assert_eq!(stranger.say("B ||"), "C S| + B ||", "what lies there is closed first");
     assert_eq!(stranger.hear("3"), FromServer::Swallow);
 }
 
@@ -197,19 +234,269 @@ fn a_simple_query_drops_the_unnamed_statement() {
 #[test]
 fn a_virtual_pid_in_a_signal_is_translated() {
     let mut pair = Pair::new("");
-    assert_eq!(pair.say("Q select pg_cancel_backend(1073741825)|"), "select pg_cancel_backend(7)|");
+    assert_eq!(pair.say("Q select pg_cancel_backend(1073741825)|"), "Q select pg_cancel_backend(7)|");
 }
 
 #[test]
-fn a_server_is_made_to_speak_as_its_client_and_reset_goes_back_to_the_startup_value() {
-    let mut pair = Pair::new("application_name=x");
+fn a_server_is_made_to_speak_as_its_client() {
+    let mut pair = Pair::new("application_name=x").elsewhere("application_name=y");
     let (sql, wanted) = hand_over(&pair.client, &pair.server).unwrap();
     assert_eq!(sql, b"SELECT pg_catalog.set_config(E'application_name',E'x',false)");
     pair.server.parameters = wanted;
     assert_eq!(hand_over(&pair.client, &pair.server), None);
-    answered(&mut pair.client, &mut pair.server, Some(answer("search_path=a")));
-    let (sql, _) = hand_over(&pair.client, &pair.server).unwrap();
-    assert_eq!(sql, b"SELECT pg_catalog.set_config(E'application_name',E'x',false)");
+    answered(&mut pair.client, &mut pair.server, Some(answer("search_path=a application_name=x")));
+    assert_eq!(hand_over(&pair.client, &pair.server), None);
+    let mut own = pair.elsewhere("application_name=x");
+    let (sql, _) = hand_over(&own.client, &own.server).unwrap();
+    assert_eq!(sql, b"SELECT pg_catalog.set_config(E'search_path',E'a',false)", "it has the name already");
+    assert_eq!(own.say("Q reset all|"), "forward", "and goes back to it");
+}
+
+#[test]
+fn what_goes_back_to_the_beginning_needs_a_server_that_began_alike() {
+    let mut pair = Pair::new("application_name=x").elsewhere("application_name=y");
+    assert!(suits(&pair.client, &pair.server));
+    assert_eq!(pair.say("Q select 1|"), "forward");
+    assert_eq!(pair.say("Q reset all|"), "forward", "something is under way, so it is too late");
+    assert!(!suits(&pair.client, &pair.server), "but not the next time");
+    let mut pair = Pair::new("application_name=x").elsewhere("application_name=y");
+    assert_eq!(pair.say("Q discard all|"), "elsewhere");
+    let mut own = pair.elsewhere("application_name=x");
+    assert!(suits(&own.client, &own.server));
+    assert_eq!(own.say("Q discard all|"), "forward");
+}
+
+#[test]
+fn a_custom_setting_goes_with_its_client_and_never_to_another() {
+    let mut pair = Pair::new("");
+    pair.say("Q set my.setting = 1|");
+    pair.hear("Z I");
+    assert!(String::from_utf8(question(&pair.client, &pair.server)).unwrap().contains("E'my.setting'"));
+    answered(&mut pair.client, &mut pair.server, Some(answer("my.setting=1")));
+    assert_eq!(release(&pair.client, &pair.server), Release::Return);
+    let stranger = ClientState::new(2, Parameters::none());
+    assert!(!suits(&stranger, &pair.server), "it would find it empty");
+    assert!(pair.client.fit().allows(&pair.server.fit()) && !stranger.fit().allows(&pair.server.fit()));
+    let elsewhere = pair.elsewhere("");
+    let (sql, _) = hand_over(&elsewhere.client, &elsewhere.server).unwrap();
+    assert_eq!(sql, b"SELECT pg_catalog.set_config(E'my.setting',E'1',false)");
+}
+
+#[test]
+fn set_local_of_a_custom_setting_is_asked_about_once() {
+    let mut pair = Pair::new("");
+    for line in ["begin", "set local my.setting = 1", "commit"] {
+        pair.say(&format!("Q {line}|"));
+        pair.hear(if line == "commit" { "Z I" } else { "Z T" });
+    }
+    assert_eq!(release(&pair.client, &pair.server), Release::Probe);
+    answered(&mut pair.client, &mut pair.server, Some(answer("my.setting=")));
+    pair.say("Q begin; set local my.setting = 2; commit|");
+    pair.hear("Z I");
+    assert_eq!(release(&pair.client, &pair.server), Release::Return);
+}
+
+/// What the frames of a script become: each line is what is said, ` => ` and what the server gets, or what it
+/// says (`<`), which may have ` => ` and what the client reads.
+fn tell(pair: &mut Pair, script: &str) {
+    for line in script.lines().map(str::trim) {
+        let (line, expected) = line.split_once(" => ").map_or((line, None), |(a, b)| (a, Some(b)));
+        match line.strip_prefix("< ") {
+            None => assert_eq!(pair.say(line), expected.unwrap_or("forward"), "{line}\n{script}"),
+            Some("!") => panic!("{pair:?}"),
+            Some(heard) => {
+                let (verdict, read) = pair.read(heard);
+                let read = if verdict == FromServer::Swallow { "nothing".to_owned() } else { read };
+                assert!(!matches!(verdict, FromServer::Broken(_)), "{line}: {verdict:?}\n{script}");
+                assert_eq!(read, expected.unwrap_or_default(), "{line}\n{script}");
+            }
+        }
+    }
+}
+
+const PREPARES: &str = "P a|select 1|| => P stagedoor:1|select 1||
+    B |a| => B |stagedoor:1|
+    E |
+    S
+    < 1
+    < 2
+    < C SELECT 1|
+    < Z I";
+
+#[test]
+fn a_named_statement_goes_with_its_client() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    assert_eq!(release(&pair.client, &pair.server), Release::Return);
+    tell(&mut pair, "B |a| => B |stagedoor:1|\nD Sa| => D Sstagedoor:1|\nS\n< 2\n< T x\n< Z I");
+    let mut elsewhere = pair.elsewhere("");
+    tell(
+        &mut elsewhere,
+        "D Sa| => P stagedoor:1|select 1|| + D Sstagedoor:1|
+        B |a| => B |stagedoor:1|
+        S
+        < 1 => nothing
+        < T x
+        < 2
+        < Z I",
+    );
+}
+
+#[test]
+fn clients_with_the_same_text_share_a_statement_but_not_its_name() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    let mut other = Pair { client: ClientState::new(2, Parameters::none()), ..pair };
+    tell(&mut other, "B |a| => forward\nS\n< E C26000||\n< Z I");
+    tell(&mut other, "P b|select 1|| => P stagedoor:2|select 1||\nS\n< 1\n< Z I");
+    tell(&mut other, "B |b| => B |stagedoor:2|\nS\n< 2\n< Z I");
+    tell(
+        &mut other,
+        "P c|select 2|| => C Sstagedoor:1| + P stagedoor:3|select 2||\nS\n< 3 => nothing\n< 1\n< Z I",
+    );
+}
+
+#[test]
+fn the_same_text_under_other_settings_is_another_statement() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(&mut pair, "Q set search_path to b|\n< C SET|\n< Z I");
+    answered(&mut pair.client, &mut pair.server, Some(answer("search_path=b")));
+    tell(&mut pair, "B |a| => P stagedoor:2|select 1|| + B |stagedoor:2|\nS\n< 1 => nothing\n< 2\n< Z I");
+    tell(&mut pair, "Q begin; set local search_path to c|\n< Z T");
+    tell(
+        &mut pair,
+        "B |a| => B |stagedoor:2|\nP d|select 3|| => P stagedoor:3|select 3||\nS\n< 2\n< 1\n< Z T",
+    );
+    tell(&mut pair, "B |d| => B |stagedoor:3|\nS\n< 2\n< Z T\nQ commit|\n< Z I");
+    tell(
+        &mut pair,
+        "B |d| => C Sstagedoor:3| + P stagedoor:4|select 3|| + B |stagedoor:4|\nS\n< 3 => nothing\n< 1 => nothing\n< 2\n< Z I",
+    );
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused_by_postgresql_itself() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(
+        &mut pair,
+        "P a|select 2|| => C Sa| + P a|||| + P a|select 2||
+        S
+        < 3 => nothing
+        < 1 => nothing
+        < E SERROR|C42P05|Mprepared statement \"a\" already exists||
+        < Z I",
+    );
+    assert_eq!(release(&pair.client, &pair.server), Release::Probe, "and the name is free for others");
+    assert_eq!(told(&pair.server.asked()), "C Sa|");
+    answered(&mut pair.client, &mut pair.server, Some(answer("")));
+    tell(&mut pair, "B |a| => B |stagedoor:1|\nS\n< 2\n< Z I");
+}
+
+#[test]
+fn what_an_error_sweeps_away_was_never_prepared() {
+    let mut pair = Pair::new("");
+    tell(
+        &mut pair,
+        "P a|selec|| => P stagedoor:1|selec||
+        P b|select 1|| => P stagedoor:2|select 1||
+        S
+        B |b| => wait
+        < E SERROR|C42601||
+        B |b|
+        S
+        < Z I
+        < E SERROR|C26000|Mprepared statement \"b\" does not exist||
+        < Z I
+        P a|select 1|| => P stagedoor:3|select 1||
+        S
+        < 1
+        < Z I",
+    );
+    assert_eq!(release(&pair.client, &pair.server), Release::Return);
+}
+
+#[test]
+fn close_frees_the_name_and_keeps_the_statement_for_the_next() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(&mut pair, "C Sa| => C Sstagedoor:|\nB |a|\nS\n< 3\n< E C26000||\n< Z I");
+    tell(&mut pair, "B |a|\nS\n< E C26000||\n< Z I");
+    tell(&mut pair, "P a|select 2|| => P stagedoor:2|select 2||\nS\n< 1\n< Z I");
+}
+
+#[test]
+fn the_client_reads_its_own_names() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(
+        &mut pair,
+        "B |a|x => B |stagedoor:1|x
+        S
+        < E SERROR|C08P01|Mbind message supplies 1 parameters, but prepared statement \"stagedoor:1\" requires 0|| => E SERROR|C08P01|Mbind message supplies 1 parameters, but prepared statement \"a\" requires 0||
+        < Z I
+        B |stagedoor:1| => B |stagedoor:?1|
+        S
+        < E SERROR|C26000|Mprepared statement \"stagedoor:?1\" does not exist|| => E SERROR|C26000|Mprepared statement \"stagedoor:1\" does not exist||
+        < Z I",
+    );
+}
+
+#[test]
+fn a_plan_that_does_not_fit_any_more_is_prepared_anew() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(&mut pair, "B |a| => B |stagedoor:1|\nS\n< E SERROR|C0A000||\n< Z I");
+    tell(
+        &mut pair,
+        "B |a| => C Sstagedoor:1| + P stagedoor:2|select 1|| + B |stagedoor:2|\nS\n< 3 => nothing\n< 1 => nothing\n< 2\n< Z I",
+    );
+}
+
+#[test]
+fn sql_speaks_of_protocol_statements_by_their_names() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(&mut pair, "Q execute a| => Q execute \"stagedoor:1\"|\n< C SELECT 1|\n< Z I");
+    answered(&mut pair.client, &mut pair.server, Some(answer("ours=1")));
+    tell(
+        &mut pair,
+        "Q deallocate A| => Q deallocate \"stagedoor:1\"|\n< C DEALLOCATE|\n< Z I\nB |a|\nS\n< E C26000||\n< Z I",
+    );
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(&mut pair, "Q discard all|\n< C DISCARD ALL|\n< Z I");
+    answered(&mut pair.client, &mut pair.server, Some(answer("")));
+    tell(
+        &mut pair,
+        "B |a|\nS\n< E C26000||\n< Z I\nP a|select 1|| => P stagedoor:2|select 1||\nS\n< 1\n< Z I",
+    );
+}
+
+#[test]
+fn of_several_unnamed_statements_under_way_the_last_that_worked_counts() {
+    let mut pair = Pair::new("");
+    tell(
+        &mut pair,
+        "P |select 1||
+        P |select 2||
+        B ||bad
+        P |select 3||
+        S
+        < 1
+        < 1
+        B || => wait
+        < E C08P01||
+        B ||
+        < Z I
+        S
+        < 2
+        < Z I",
+    );
+    assert_eq!(release(&pair.client, &pair.server), Release::Return);
+    let mut elsewhere = pair.elsewhere("");
+    tell(&mut elsewhere, "B || => P |select 2|| + B ||\nS\n< 1 => nothing\n< 2\n< Z I");
 }
 
 #[test]

@@ -1,7 +1,12 @@
 //! The unnamed prepared statement. PostgreSQL keeps it across Sync, so a client may bind it although a
 //! different server answers: what the client parsed last is kept, and parsed again where it does not lie.
 
+use std::collections::VecDeque;
+
 use crate::sql::effect::Effect;
+
+/// How much of unnamed statements that are under way is kept; one beyond keeps its client on its server.
+const UNDER_WAY_BYTES_MAX: usize = 1024 * 1024;
 
 /// What lies in a server's unnamed statement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,93 +22,152 @@ pub enum Lies {
 /// A statement that a client parsed without a name.
 #[derive(Clone, Debug)]
 pub struct Statement {
-    /// The whole Parse frame, or nothing where it was too long to keep.
-    pub frame: Option<Vec<u8>>,
+    /// The body of its Parse, or nothing where it was too long to keep.
+    pub body: Option<Vec<u8>>,
     pub effect: Effect,
     /// No two Parses share it.
     pub token: u64,
 }
 
-/// A client's unnamed statement.
+/// A client's unnamed statement: as the server has confirmed it, and what was sent since.
 #[derive(Debug, Default)]
 pub struct Unnamed {
     current: Option<Statement>,
-    /// The newest Parse that was not answered yet.
-    next: Option<Statement>,
-    in_flight: usize,
-    /// Several Parses were under way and not the last one counts: only the server knows it.
-    lost: bool,
+    /// Parses, and what drops the statement (`None`), with the batch of each.
+    under_way: VecDeque<(u64, Option<Statement>)>,
+    under_way_bytes: usize,
     /// The buffer of the statement before, so that a Parse allocates nothing.
     spare: Vec<u8>,
 }
 
 impl Unnamed {
     /// A Parse is sent.
-    pub fn parse(&mut self, body: Option<&[u8]>, effect: Effect, token: u64) {
-        let mut frame = std::mem::take(&mut self.spare);
-        let frame = body.map(|body| {
-            frame.clear();
-            frame.push(b'P');
-            frame.extend_from_slice(&u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes());
-            frame.extend_from_slice(body);
-            frame
+    pub fn parse(&mut self, segment: u64, body: Option<&[u8]>, effect: Effect, token: u64) {
+        let fits = |body: &&[u8]| self.under_way_bytes + body.len() <= UNDER_WAY_BYTES_MAX;
+        let body = body.filter(fits).map(|body| {
+            let mut kept = std::mem::take(&mut self.spare);
+            kept.clear();
+            kept.extend_from_slice(body);
+            kept
         });
-        if let Some(old) = self.next.replace(Statement { frame, effect, token }) {
-            self.spare = old.frame.unwrap_or_default();
-        }
-        self.in_flight += 1;
+        self.under_way_bytes += body.as_ref().map_or(0, Vec::len);
+        self.under_way.push_back((segment, Some(Statement { body, effect, token })));
     }
 
-    /// ParseComplete came for one of ours. Tells what the server holds now.
-    pub fn complete(&mut self) -> Lies {
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.lost = self.in_flight > 0;
-        if self.lost {
-            return Lies::Unknown;
+    /// A simple Query or a Close is sent, which drops the statement (exec_simple_query). Tells whether there is
+    /// anything to drop, so that its answer counts.
+    pub fn drop_statement(&mut self, segment: u64) -> bool {
+        if self.current.is_none() && self.under_way.is_empty() {
+            return false;
         }
-        if let Some(old) = std::mem::replace(&mut self.current, self.next.take()) {
-            self.spare = old.frame.unwrap_or_default();
-        }
+        self.under_way.push_back((segment, None));
+        true
+    }
+
+    /// The oldest message under way was answered. Tells what the server holds now.
+    pub fn confirmed(&mut self) -> Lies {
+        let Some((_, now)) = self.under_way.pop_front() else { return Lies::Unknown };
+        self.under_way_bytes -= now.as_ref().map_or(0, Statement::bytes);
+        self.replace(now);
         self.current.as_ref().map_or(Lies::Nothing, |statement| Lies::Statement(statement.token))
     }
 
-    /// An error swept `parses` of ours away; `failed` says that the first of them is what failed.
-    pub fn swept(&mut self, parses: usize, failed: bool) {
-        self.in_flight = self.in_flight.saturating_sub(parses);
-        if self.in_flight == 0 {
-            self.next = None;
+    /// An error swept away the oldest `count` messages; `failed` says that the first of them is a Parse that
+    /// failed, and it drops the old statement before it can fail (exec_parse_message).
+    pub fn swept(&mut self, count: usize, failed: bool) {
+        for _ in 0..count {
+            let swept = self.under_way.pop_front().and_then(|(_, statement)| statement);
+            self.under_way_bytes -= swept.as_ref().map_or(0, Statement::bytes);
         }
         if failed {
-            // A Parse drops the old statement before it can fail (exec_parse_message).
-            self.current = None;
-            self.lost = false;
+            self.replace(None);
         }
     }
 
-    /// A simple Query or a Close drops the statement (exec_simple_query).
-    pub fn drop_statement(&mut self) {
-        self.next = None;
-        self.lost = false;
-        if let Some(old) = self.current.take() {
-            self.spare = old.frame.unwrap_or_default();
+    fn replace(&mut self, now: Option<Statement>) {
+        if let Some(old) = std::mem::replace(&mut self.current, now).and_then(|old| old.body) {
+            self.spare = old;
         }
     }
 
-    /// What a Bind or Describe would use.
+    /// What a Bind or Describe that is sent now would use, in this batch.
     #[must_use]
-    pub const fn bound(&self) -> Option<&Statement> {
-        if self.in_flight > 0 { self.next.as_ref() } else { self.current.as_ref() }
+    pub fn bound(&self) -> Option<&Statement> {
+        self.under_way.back().map_or(self.current.as_ref(), |(_, statement)| statement.as_ref())
     }
 
-    /// Whether a Parse is under way, so that the server will hold the right one by itself.
+    /// Whether it hangs on the answer to a batch before `segment`.
     #[must_use]
-    pub const fn is_under_way(&self) -> bool {
-        self.in_flight > 0
+    pub fn is_unsure(&self, segment: u64) -> bool {
+        self.under_way.back().is_some_and(|(sent_in, _)| *sent_in < segment)
+    }
+
+    /// Whether a message of this batch has changed it, so that the server will hold the right one by itself.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        !self.under_way.is_empty()
     }
 
     /// Whether no other server could be given this statement.
     #[must_use]
     pub fn is_immovable(&self) -> bool {
-        self.lost || self.current.as_ref().is_some_and(|statement| statement.frame.is_none())
+        self.current.as_ref().is_some_and(|statement| statement.body.is_none())
+    }
+}
+
+impl Statement {
+    fn bytes(&self) -> usize {
+        self.body.as_ref().map_or(0, Vec::len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(unnamed: &Unnamed) -> Option<u64> {
+        unnamed.bound().map(|statement| statement.token)
+    }
+
+    fn parse(unnamed: &mut Unnamed, segment: u64, token: u64) {
+        unnamed.parse(segment, Some(b"\0select 1\0\0\0"), Effect::NONE, token);
+    }
+
+    #[test]
+    fn the_last_parse_that_worked_counts() {
+        let mut unnamed = Unnamed::default();
+        parse(&mut unnamed, 0, 1);
+        parse(&mut unnamed, 0, 2);
+        parse(&mut unnamed, 0, 3);
+        assert_eq!(token(&unnamed), Some(3));
+        assert_eq!(unnamed.confirmed(), Lies::Statement(1));
+        assert_eq!(unnamed.confirmed(), Lies::Statement(2));
+        unnamed.swept(1, false);
+        assert_eq!(token(&unnamed), Some(2), "something between failed, so the third was never parsed");
+        parse(&mut unnamed, 1, 4);
+        unnamed.swept(1, true);
+        assert_eq!(token(&unnamed), None, "a Parse that fails drops the old one");
+        assert_eq!(unnamed.under_way_bytes, 0);
+    }
+
+    #[test]
+    fn what_a_later_batch_finds_hangs_on_the_earlier_one() {
+        let mut unnamed = Unnamed::default();
+        parse(&mut unnamed, 0, 1);
+        assert!(unnamed.is_unsure(1) && !unnamed.is_unsure(0));
+        unnamed.confirmed();
+        assert!(!unnamed.is_unsure(1));
+        assert!(unnamed.drop_statement(1));
+        assert_eq!(token(&unnamed), None);
+        assert_eq!(unnamed.confirmed(), Lies::Nothing);
+        assert!(!unnamed.drop_statement(2), "there is nothing to drop");
+    }
+
+    #[test]
+    fn what_is_too_long_to_keep_cannot_move() {
+        let mut unnamed = Unnamed::default();
+        unnamed.parse(0, Some(&vec![0; UNDER_WAY_BYTES_MAX + 1]), Effect::NONE, 1);
+        unnamed.confirmed();
+        assert!(unnamed.is_immovable());
     }
 }

@@ -1,4 +1,5 @@
-//! The words in which the core answers.
+//! The words in which the core answers. Bytes of our own that belong to an answer are in `out`, which the
+//! caller gives and empties.
 
 use crate::session::pin::Pins;
 use crate::wire::refusal::Refusal;
@@ -7,11 +8,17 @@ use crate::wire::refusal::Refusal;
 #[derive(Debug, PartialEq, Eq)]
 pub enum FromClient {
     Forward,
-    /// Send these bytes first, then the frame.
-    ForwardBehind(Vec<u8>),
-    /// Send these bytes in the frame's place.
-    Replace(Vec<u8>),
+    /// Send `out` first, then the frame.
+    ForwardBehind,
+    /// Send `out` in place of the first so many bytes of the frame.
+    ReplaceHead(usize),
+    /// Send `out` in the frame's place.
+    Replace,
     Swallow,
+    /// Leave it where it is, and ask again when the server has said more: what it means hangs on that.
+    Wait,
+    /// Leave it where it is: another server must run it. Nothing is under way on this one.
+    Elsewhere,
     /// The client says goodbye.
     End,
     /// Tell the client, then close it.
@@ -24,8 +31,12 @@ pub enum FromServer {
     Forward,
     /// Forward; an ErrorResponse, which is counted.
     ForwardError,
+    /// Send `out` in its place; an ErrorResponse, which is counted.
+    ReplaceError,
     /// Forward; a ReadyForQuery: a statement is done.
     ForwardReady,
+    /// Forward, with the process id in it translated.
+    Notification,
     Swallow,
     /// The server says what nobody asked for: it cannot be relied on any more.
     Broken(&'static str),

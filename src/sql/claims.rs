@@ -18,6 +18,8 @@ const DROP: Effect = DDL.with(Effect::DROPS);
 const TEMP: Effect = DDL.with(TOUCHES);
 const RESETS: Effect = TOUCHES.with(Effect::RESETS);
 const CUSTOM: Effect = TOUCHES.with(Effect::CUSTOM);
+const LOCAL: Effect = Effect::LOCAL;
+const LOCAL_CUSTOM: Effect = LOCAL.with(Effect::CUSTOM);
 const OPAQUE: Effect = TOUCHES.with(Effect::OPAQUE);
 const PREPARED: Effect = TOUCHES.with(Effect::STATEMENTS);
 const SEQUENCE: Effect = Effect::SEQUENCE;
@@ -100,9 +102,9 @@ fn settings_touch_the_session_unless_they_pass_with_the_transaction() {
             ("reset", "RESET search_path", RESETS),
             ("reset all", "RESET ALL", RESETS),
             ("reset role", "RESET ROLE", RESETS),
-            ("local", "SET LOCAL work_mem = '8MB'", NONE),
-            ("local role", "SET LOCAL ROLE bob", NONE),
-            ("local custom", "SET LOCAL app.tenant = 'x'", NONE),
+            ("local", "SET LOCAL work_mem = '8MB'", LOCAL),
+            ("local role", "SET LOCAL ROLE bob", LOCAL),
+            ("local custom", "SET LOCAL app.tenant = 'x'", LOCAL_CUSTOM),
             ("transaction", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", NONE),
             ("constraints", "SET CONSTRAINTS ALL DEFERRED", NONE),
             ("custom", "SET app.tenant = 'x'", CUSTOM),
@@ -118,7 +120,7 @@ fn settings_touch_the_session_unless_they_pass_with_the_transaction() {
             ("a setting called local", "SET local TO 1", TOUCHES),
             ("quoted local", r#"SET "local" = 1"#, TOUCHES),
             ("in a transaction", "BEGIN; SET x = 1; COMMIT", TOUCHES),
-            ("local in a transaction", "BEGIN; SET LOCAL x = 1; COMMIT", NONE),
+            ("local in a transaction", "BEGIN; SET LOCAL x = 1; COMMIT", LOCAL),
             ("unfinished", "SET", TOUCHES),
             ("show", "SHOW search_path", NONE),
             ("view", "UPDATE pg_catalog.pg_settings SET setting = 'x' WHERE name = 'y'", TOUCHES),
@@ -134,12 +136,16 @@ fn set_config_is_read_by_its_arguments() {
         EITHER,
         &[
             ("plain", "select set_config('search_path', 'x', false)", TOUCHES),
-            ("local", "select set_config('search_path', 'x', true)", NONE),
-            ("local custom", "SELECT set_config('app.t', $1, TRUE)", NONE),
+            ("local", "select set_config('search_path', 'x', true)", LOCAL),
+            ("local custom", "SELECT set_config('app.t', $1, TRUE)", LOCAL_CUSTOM),
             ("local by parameter", "select set_config('x', $1, $2)", TOUCHES),
             ("local by expression", "select set_config('x', 'y', not true)", TOUCHES),
             ("local by default of an outer call", "select f(set_config('x', 'y', false), true)", TOUCHES),
-            ("inner in a local one", "select set_config('a', set_config('b.c', '', false), true)", CUSTOM),
+            (
+                "inner in a local one",
+                "select set_config('a', set_config('b.c', '', false), true)",
+                CUSTOM.with(LOCAL),
+            ),
             ("custom", "select set_config('app.t', $1, false)", CUSTOM),
             ("name by parameter", "select set_config($1, $2, false)", OPAQUE),
             ("name by expression", "select set_config('app' || '.x', 'y', false)", OPAQUE),
@@ -430,7 +436,7 @@ fn custom_settings_are_named_in_lower_case() {
         DO $$ BEGIN SET in_do.x = 1; END $$; SET LOCAL l.x = 1";
     let mut names = Vec::new();
     custom_settings(text, EITHER, &mut |name| names.push(name.to_owned()));
-    assert_eq!(names, ["app.tenant", "b.c", "a.b", "in_do.x"]);
+    assert_eq!(names, ["app.tenant", "b.c", "a.b", "in_do.x", "l.x"]);
 }
 
 const KNEX_SELECT: &str = r#"select "entity_id", "final_entity", "last_updated_at" from "final_entities" inner join "refresh_state" on "refresh_state"."entity_id" = "final_entities"."entity_id" where "entity_ref" = $1 order by "a" asc limit $2"#;

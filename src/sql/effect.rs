@@ -6,7 +6,7 @@
 //! - CREATE TABLE makes a temporary table without saying so while `search_path` begins with `pg_temp`
 //!   (the caller knows that setting, and sees [`Effect::DDL`]);
 //! - EXECUTE runs what an earlier PREPARE said, and that text had its own effect then;
-//! - `SET LOCAL a.b` and `set_config('a.b', …, true)` leave `a.b` empty where it was unset before;
+//! - `set_config($1, …, true)` leaves a setting of the form `a.b` empty where it was unset before;
 //! - a server in a single-byte Turkish locale reads more letters as an `i` than we do.
 
 use std::fmt;
@@ -36,7 +36,8 @@ impl Effect {
     pub const SEED: Self = Self(1 << 2);
     /// LOAD.
     pub const LIBRARY: Self = Self(1 << 3);
-    /// Changes settings of the form `a.b`, which `pg_settings` does not show until a library defines them.
+    /// Changes settings of the form `a.b`, which `pg_settings` does not show until a library defines them. With
+    /// [`Effect::LOCAL`] alone their values are back after the transaction, but where one was unset it is empty.
     /// [`custom_settings`] names every one of them, so they can be asked for one by one.
     pub const CUSTOM: Self = Self(1 << 4);
     /// Runs SQL that the text does not show (DO with EXECUTE, CALL, `query_to_xml` …), sets a setting whose name it
@@ -64,6 +65,8 @@ impl Effect {
     pub const STATEMENTS: Self = Self(1 << 15);
     /// DEALLOCATE ALL.
     pub const DEALLOCATE_ALL: Self = Self(1 << 16);
+    /// Sets something for the rest of the transaction (SET LOCAL, `set_config(…, true)`).
+    pub const LOCAL: Self = Self(1 << 17);
 
     /// What is to be believed of a text that cannot be read.
     pub const UNKNOWN: Self = Self(Self::TOUCHES.0 | Self::UNREAD.0);
@@ -71,7 +74,7 @@ impl Effect {
     pub const UNASKABLE: Self =
         Self(Self::SEQUENCE.0 | Self::SEED.0 | Self::LIBRARY.0 | Self::OPAQUE.0 | Self::UNREAD.0);
 
-    const NAMES: [(&'static str, Self); 17] = [
+    const NAMES: [(&'static str, Self); 18] = [
         ("TOUCHES", Self::TOUCHES),
         ("SEQUENCE", Self::SEQUENCE),
         ("SEED", Self::SEED),
@@ -89,6 +92,7 @@ impl Effect {
         ("DATABASE_DDL", Self::DATABASE_DDL),
         ("STATEMENTS", Self::STATEMENTS),
         ("DEALLOCATE_ALL", Self::DEALLOCATE_ALL),
+        ("LOCAL", Self::LOCAL),
     ];
 
     /// Whether nothing is in this set.

@@ -277,10 +277,8 @@ impl<'a> Reading<'a> {
 
     /// `set_config(name, value, is_local)`: local ones are gone with the transaction.
     fn set_config(&mut self, named: &mut Named<'_>) {
-        if self.is_local() {
-            return;
-        }
-        self.effect |= Effect::TOUCHES;
+        let local = self.is_local();
+        self.effect |= if local { Effect::LOCAL } else { Effect::TOUCHES };
         let mut ahead = self.lexer;
         ahead.next();
         let name = match (ahead.next(), ahead.next()) {
@@ -289,8 +287,8 @@ impl<'a> Reading<'a> {
         };
         match name {
             Some(name) if name.contains(&b'.') => self.custom(&[name], named),
-            Some(_) => {}
-            None => self.effect |= Effect::OPAQUE,
+            None if !local => self.effect |= Effect::OPAQUE,
+            Some(_) | None => {}
         }
     }
 
@@ -320,7 +318,12 @@ impl<'a> Reading<'a> {
         let first = ahead.next();
         let passing = first.and_then(Token::word).is_some_and(|word| is_one_of(word, PASSING));
         if passing && !self.is_assigned(ahead) {
-            return; // Gone with the transaction.
+            // Gone with the transaction.
+            if is_keyword(first, b"local") {
+                self.effect |= Effect::LOCAL;
+                self.setting(ahead, named);
+            }
+            return;
         }
         self.effect |= Effect::TOUCHES;
         if self.back_to_default(ahead) {

@@ -80,10 +80,20 @@ pub fn parameter_status(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 #[must_use]
 pub fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(body.len() + 5);
-    frame.push(tag);
-    frame.extend_from_slice(&u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes());
-    frame.extend_from_slice(body);
+    push_frame(&mut frame, tag, &[body]);
     frame
+}
+
+/// Appends a frame whose body is these parts, one behind the other.
+pub fn push_frame(out: &mut Vec<u8>, tag: u8, parts: &[&[u8]]) {
+    push_head(out, tag, parts.iter().map(|part| part.len()).sum());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+/// Appends the tag and length of a frame with a body of so many bytes.
+pub fn push_head(out: &mut Vec<u8>, tag: u8, body_bytes: usize) {
+    out.push(tag);
+    out.extend_from_slice(&u32::try_from(body_bytes + 4).unwrap_or(u32::MAX).to_be_bytes());
 }
 
 /// Terminate.

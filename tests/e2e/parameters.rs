@@ -96,7 +96,7 @@ fn what_is_rolled_back_was_never_set() {
 }
 
 #[test]
-#[ignore = "a known limit (ARCHITECTURE, section 6): RESET reports the default before the startup value"]
+
 fn the_parameters_of_the_start_up_packet_are_settings_and_reset_goes_back_to_them() {
     let cluster = Cluster::shared();
     let stagedoor = Stagedoor::start(cluster, ONE);

@@ -199,7 +199,7 @@ fn whatever_clients_do_they_read_the_same_as_without_stagedoor() {
 }
 
 #[test]
-#[ignore = "a known limit (ARCHITECTURE, section 6): RESET reports the default before the startup value"]
+
 fn so_they_do_with_settings_in_their_start_up_packets() {
     tell("with start-up packets", "pool: { maxServers: 5 }", &|target| {
         target

@@ -62,7 +62,7 @@ async fn who_am_i(upstream: Upstream, user: &str) -> Result<String, String> {
     let dialer = Arc::new(Dialer::new(Arc::new(upstream)).map_err(|error| error.to_string())?);
     let password = Secret::new(PASSWORD.to_owned());
     let connected =
-        dialer.connect("postgres", user, Some(&password), &[]).await.map_err(|error| error.to_string())?;
+        dialer.connect("postgres", user, Some(&password)).await.map_err(|error| error.to_string())?;
     let version = connected.tls.as_ref().map(|tls| (tls.version.clone(), tls.verified));
     let mut server = Server::new(connected, dialer, "postgres", Duration::from_secs(60)).await.unwrap();
     let sql = b"SELECT current_user || ' ' || ssl || ' ' || coalesce(client_dn, '-') FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
@@ -167,13 +167,13 @@ async fn what_postgresql_says_at_login_is_passed_on() {
         ("nowhere", &right, Stage::Startup, "3D000", "database \"nowhere\" does not exist".to_owned()),
     ];
     for (database, password, stage, sqlstate, message) in rows {
-        let error = dialer.connect(database, USER, Some(password), &[]).await.expect_err(database);
+        let error = dialer.connect(database, USER, Some(password)).await.expect_err(database);
         assert_eq!((error.stage, error.refusal().sqlstate()), (stage, sqlstate));
         assert_eq!(error.refusal().message(), message);
         assert!(!error.is_retryable());
     }
     postgres.ctl("stop");
-    let error = dialer.connect("postgres", USER, Some(&right), &[]).await.expect_err("nobody is there");
+    let error = dialer.connect("postgres", USER, Some(&right)).await.expect_err("nobody is there");
     assert!(error.is_retryable() && error.stage == Stage::Tcp, "{error}");
 }
 
@@ -230,7 +230,7 @@ async fn behind_the_preamble_nothing_but_tls_is_ever_sent_and_cancels_are_no_exc
     through.address = Address::Tcp { host: "localhost".to_owned(), port };
     let dialer = Arc::new(Dialer::new(Arc::new(through)).unwrap());
     let password = Secret::new(PASSWORD.to_owned());
-    let connected = dialer.connect("postgres", USER, Some(&password), &[]).await.unwrap();
+    let connected = dialer.connect("postgres", USER, Some(&password)).await.unwrap();
     let mut server =
         Server::new(connected, dialer.clone(), "postgres", Duration::from_secs(60)).await.unwrap();
     let address = server.address.clone();

@@ -191,7 +191,7 @@ impl Scripted {
     pub(crate) async fn log_in(&self, upstream: Upstream) -> Result<Connected, ConnectError> {
         let dialer = Dialer::new(Arc::new(upstream)).unwrap();
         let password = Secret::new(PASSWORD.to_owned());
-        let outcome = dialer.connect("database", USER, Some(&password), &[]).await;
+        let outcome = dialer.connect("database", USER, Some(&password)).await;
         let heard = self.in_the_clear.lock().unwrap().clone();
         for secret in [USER, PASSWORD] {
             assert!(

@@ -63,8 +63,12 @@ impl<'a> Worlds<'a> {
             transcripts
         });
         for (number, (direct, through)) in direct.iter().zip(&through).enumerate() {
-            for (at, (direct, through)) in direct.iter().zip(through).enumerate() {
-                assert_eq!(through, direct, "client {number}, message {at}: left is through stagedoor");
+            for (at, (message, read)) in direct.iter().zip(through).enumerate() {
+                let before = direct.get(at.saturating_sub(24)..at).unwrap_or_default();
+                assert_eq!(
+                    read, message,
+                    "client {number}, message {at}: left is through stagedoor; before it: {before:#?}"
+                );
             }
             assert_eq!(through.len(), direct.len(), "client {number}: {through:#?} {direct:#?}");
         }

@@ -1,0 +1,259 @@
+//! The prepared statements of a client, by the names that it gave them.
+//!
+//! What a client sends is not yet so: it may fail, and everything up to the next Sync with it. So each change is
+//! made at once, for what follows it in the same batch, and taken back where an error sweeps it away.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::hash::DefaultHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
+use std::sync::Arc;
+
+use crate::sql::effect::Effect;
+
+/// The most statements of one client that are known by name, and the most bytes of their texts. Those beyond
+/// are the server's under the client's own name, and keep the client there.
+const NAMES_MAX: usize = 1000;
+const TEXTS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// PostgreSQL keeps so much of a name (NAMEDATALEN, less its NUL).
+const NAME_BYTES_MAX: usize = 63;
+
+/// A text with its parameter types, as Parse carries them.
+#[derive(Debug)]
+pub struct Text {
+    hash: u64,
+    /// The body of Parse behind the name.
+    behind: Vec<u8>,
+    pub effect: Effect,
+}
+
+impl Text {
+    #[must_use]
+    pub fn new(behind: &[u8], effect: Effect) -> Self {
+        let mut hasher = DefaultHasher::new();
+        behind.hash(&mut hasher);
+        Self { hash: hasher.finish(), behind: behind.to_vec(), effect }
+    }
+
+    /// The body of a Parse behind its name.
+    #[must_use]
+    pub fn behind(&self) -> &[u8] {
+        &self.behind
+    }
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.behind == other.behind
+    }
+}
+
+impl Eq for Text {}
+
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.hash.hash(state);
+    }
+}
+
+/// A client's names.
+#[derive(Debug, Default)]
+pub struct Names {
+    texts: HashMap<Box<[u8]>, Arc<Text>>,
+    bytes: usize,
+    /// What was changed by messages that the server has not answered, in their order.
+    changes: VecDeque<Change>,
+    /// What DEALLOCATE statements that are under way name, in their order; `None` for what is not among `texts`.
+    deallocated: VecDeque<Option<Deallocated>>,
+}
+
+#[derive(Debug)]
+struct Deallocated {
+    segment: u64,
+    name: Box<[u8]>,
+    id: u32,
+}
+
+#[derive(Debug)]
+struct Change {
+    segment: u64,
+    name: Box<[u8]>,
+    before: Option<Arc<Text>>,
+}
+
+impl Names {
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&Arc<Text>> {
+        self.texts.get(cut(name))
+    }
+
+    /// Whether what `name` means hangs on the answer to a batch before `segment`.
+    #[must_use]
+    pub fn is_unsure(&self, name: &[u8], segment: u64) -> bool {
+        let name = cut(name);
+        let gone = self.deallocated.iter().flatten();
+        self.changes.iter().any(|change| change.segment < segment && *change.name == *name)
+            || gone.into_iter().any(|gone| gone.segment < segment && *gone.name == *name)
+    }
+
+    /// Whether what any name means hangs on the answer to a batch before `segment`.
+    #[must_use]
+    pub fn are_unsure(&self, segment: u64) -> bool {
+        self.changes.front().is_some_and(|change| change.segment < segment)
+            || self.deallocated.iter().flatten().any(|gone| gone.segment < segment)
+    }
+
+    /// Whether anything is under way.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Whether one more, of `bytes`, is too much.
+    #[must_use]
+    pub fn is_full(&self, bytes: usize) -> bool {
+        self.texts.len() >= NAMES_MAX || self.bytes + bytes > TEXTS_BYTES_MAX
+    }
+
+    /// Parse (`text`) or Close (`None`) was sent.
+    pub fn change(&mut self, segment: u64, name: &[u8], text: Option<Arc<Text>>) {
+        let name: Box<[u8]> = cut(name).into();
+        let before = self.put(&name, text);
+        self.changes.push_back(Change { segment, name, before });
+    }
+
+    /// The oldest change was confirmed.
+    pub fn confirmed(&mut self) {
+        self.changes.pop_front();
+    }
+
+    /// The oldest `count` changes were swept away by an error.
+    pub fn swept(&mut self, count: usize) {
+        let swept: Vec<Change> = self.changes.drain(..count.min(self.changes.len())).collect();
+        for change in swept.into_iter().rev() {
+            self.put(&change.name, change.before);
+        }
+    }
+
+    /// A DEALLOCATE is sent that names the server's statement `id`, by this name of the client's.
+    pub fn deallocating(&mut self, segment: u64, statement: Option<(&[u8], u32)>) {
+        let named = |(name, id)| Deallocated { segment, name: cut(name).into(), id };
+        self.deallocated.push_back(statement.map(named));
+    }
+
+    /// A DEALLOCATE worked: the statement that is no more.
+    pub fn deallocated(&mut self) -> Option<u32> {
+        let gone = self.deallocated.pop_front()??;
+        self.put(&gone.name, None);
+        Some(gone.id)
+    }
+
+    /// Nothing is under way any more.
+    pub fn settled(&mut self) {
+        self.deallocated.clear();
+    }
+
+    /// `DISCARD ALL` or `DEALLOCATE ALL` worked. What is still under way was sent behind it.
+    pub fn clear(&mut self) {
+        let names: Vec<Box<[u8]>> = self.texts.keys().cloned().collect();
+        for name in names {
+            match self.changes.iter_mut().find(|change| change.name == name) {
+                Some(change) => change.before = None,
+                None => drop(self.put(&name, None)),
+            }
+        }
+    }
+
+    /// The name of `text`, for a message that speaks of it.
+    #[must_use]
+    pub fn name_of(&self, text: &Text) -> Option<&[u8]> {
+        self.texts.iter().find(|(_, known)| ***known == *text).map(|(name, _)| &**name)
+    }
+
+    fn put(&mut self, name: &[u8], text: Option<Arc<Text>>) -> Option<Arc<Text>> {
+        self.bytes += text.as_ref().map_or(0, |text| text.behind.len());
+        let before = match text {
+            Some(text) => self.texts.insert(name.into(), text),
+            None => self.texts.remove(name),
+        };
+        self.bytes -= before.as_ref().map_or(0, |before| before.behind.len());
+        before
+    }
+}
+
+/// As much of a name as PostgreSQL looks at.
+#[must_use]
+fn cut(name: &[u8]) -> &[u8] {
+    name.get(..NAME_BYTES_MAX).unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(words: &str) -> Arc<Text> {
+        Arc::new(Text::new(words.as_bytes(), Effect::NONE))
+    }
+
+    #[test]
+    fn what_an_error_sweeps_away_is_as_it_was() {
+        let mut names = Names::default();
+        names.change(0, b"a", Some(text("one")));
+        names.confirmed();
+        names.change(1, b"a", None);
+        names.change(1, b"a", Some(text("two")));
+        names.change(1, b"b", Some(text("three")));
+        assert_eq!(names.get(b"a"), Some(&text("two")));
+        assert!(names.is_unsure(b"a", 2) && !names.is_unsure(b"a", 1) && !names.is_unsure(b"c", 2));
+        names.swept(3);
+        assert_eq!((names.get(b"a"), names.get(b"b")), (Some(&text("one")), None));
+        assert_eq!(names.bytes, 3);
+        assert!(!names.are_unsure(9));
+    }
+
+    #[test]
+    fn a_name_counts_as_far_as_postgresql_reads_it() {
+        let mut names = Names::default();
+        names.change(0, &[b'n'; 70], Some(text("one")));
+        assert!(names.get(&[b'n'; 63]).is_some() && names.get(&[b'n'; 62]).is_none());
+    }
+
+    #[test]
+    fn deallocate_is_believed_when_it_has_worked() {
+        let mut names = Names::default();
+        names.change(0, b"a", Some(text("one")));
+        names.confirmed();
+        names.deallocating(1, None);
+        names.deallocating(1, Some((b"a", 7)));
+        assert!(names.is_unsure(b"a", 2) && !names.is_unsure(b"a", 1));
+        assert_eq!(names.deallocated(), None);
+        assert!(names.get(b"a").is_some());
+        assert_eq!(names.deallocated(), Some(7));
+        assert!(names.get(b"a").is_none());
+    }
+
+    #[test]
+    fn what_was_sent_behind_a_deallocate_all_stays() {
+        let mut names = Names::default();
+        names.change(0, b"a", Some(text("one")));
+        names.change(0, b"b", Some(text("two")));
+        names.confirmed();
+        names.clear();
+        assert!(names.get(b"a").is_none() && names.get(b"b").is_some());
+        names.swept(1);
+        assert!(names.get(b"b").is_none());
+        assert_eq!(names.bytes, 0);
+    }
+
+    #[test]
+    fn one_client_has_so_many_names_and_no_more() {
+        let mut names = Names::default();
+        assert!(names.is_full(TEXTS_BYTES_MAX + 1));
+        for number in 0..NAMES_MAX {
+            names.change(0, number.to_string().as_bytes(), Some(text("x")));
+        }
+        assert!(names.is_full(0));
+    }
+}

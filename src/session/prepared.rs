@@ -1,0 +1,371 @@
+//! What is prepared on a server, by text and context, under names of ours.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+
+use crate::session::names::Text;
+use crate::wire::message::push_frame;
+
+/// What the names of our statements begin with; a number follows. A client's own name reaches a server only
+/// where we do not know it, and then never with this beginning (see [`disguised`]).
+pub const PREFIX: &str = "stagedoor:";
+
+/// The most statements that a server keeps prepared: each is some ten kilobytes of its memory, more with a plan.
+const PREPARED_MAX: usize = 200;
+
+/// The statements of one server.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    shelf: HashMap<Key, Entry>,
+    last: u32,
+    /// Counts uses, so that the least recently used is known.
+    clock: u64,
+    /// Statements that nobody will use any more, to be closed when something is said to the server anyway.
+    doomed: Vec<u32>,
+    /// Statements under a client's own name that must be gone before the server is anybody else's.
+    strays: Vec<Vec<u8>>,
+    /// Names that are not ours, as the last probe found them: of SQL's PREPARE, mostly.
+    pub foreign: HashSet<Vec<u8>>,
+}
+
+/// The same text means other tables under another search_path or role, and other constants under another time
+/// zone: so the settings under which it was parsed belong to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    text: Arc<Text>,
+    context: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: u32,
+    used: u64,
+    /// The batch that prepares it, until that is confirmed.
+    sent_in: Option<u64>,
+    /// What it takes the place of, until it is confirmed.
+    instead_of: Option<u32>,
+}
+
+/// What a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    Statement(u32),
+    /// It hangs on the answer to an earlier batch.
+    Unsure,
+    Nothing,
+}
+
+impl Prepared {
+    /// The statement for `text` in `context`, as a batch with this number finds it.
+    pub fn find(&mut self, text: &Arc<Text>, context: u64, segment: u64) -> Found {
+        self.clock += 1;
+        match self.shelf.get_mut(&Key { text: text.clone(), context }) {
+            Some(entry) if entry.sent_in.is_some_and(|sent_in| sent_in < segment) => Found::Unsure,
+            Some(entry) => {
+                entry.used = self.clock;
+                Found::Statement(entry.id)
+            }
+            None => Found::Nothing,
+        }
+    }
+
+    /// Whether what it has hangs on the answer to a batch before `segment`.
+    #[must_use]
+    pub fn is_unsure(&self, segment: u64) -> bool {
+        self.shelf.values().any(|entry| entry.sent_in.is_some_and(|sent_in| sent_in < segment))
+    }
+
+    /// A Parse is sent for `text`, under the name of the number that this returns.
+    pub fn add(&mut self, text: Arc<Text>, context: u64, segment: u64) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        self.clock += 1;
+        let mut entry = Entry { id: self.last, used: self.clock, sent_in: Some(segment), instead_of: None };
+        let key = Key { text, context };
+        if let Some(old) = self.shelf.remove(&key) {
+            // One that was sent in the same batch and not confirmed is swept with this one, if at all.
+            entry.instead_of = if old.sent_in.is_none() { Some(old.id) } else { old.instead_of };
+            if old.sent_in.is_some() {
+                self.doomed.push(old.id);
+            }
+        }
+        self.shelf.insert(key, entry);
+        self.evict();
+        self.last
+    }
+
+    fn evict(&mut self) {
+        if self.shelf.len() <= PREPARED_MAX {
+            return;
+        }
+        let settled = self.shelf.iter().filter(|(_, entry)| entry.sent_in.is_none());
+        let oldest = settled.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
+        if let Some(entry) = oldest.and_then(|key| self.shelf.remove(&key)) {
+            self.doomed.push(entry.id);
+        }
+    }
+
+    /// ParseComplete came for `id`.
+    pub fn confirmed(&mut self, id: u32) {
+        if let Some(entry) = self.shelf.values_mut().find(|entry| entry.id == id) {
+            entry.sent_in = None;
+            self.doomed.extend(entry.instead_of.take());
+        }
+    }
+
+    /// The Parse of `id` failed or was skipped.
+    pub fn swept(&mut self, id: u32) {
+        let Some((key, entry)) = self.shelf.iter_mut().find(|(_, entry)| entry.id == id) else { return };
+        match entry.instead_of.take() {
+            Some(old) => (entry.id, entry.sent_in) = (old, None),
+            None => {
+                let key = key.clone();
+                self.shelf.remove(&key);
+            }
+        }
+    }
+
+    /// The statement is no more, by the client's doing.
+    pub fn remove(&mut self, id: u32) {
+        self.shelf.retain(|_, entry| entry.id != id);
+    }
+
+    /// No statement is there any more, but what was sent behind the command that removed them.
+    pub fn clear(&mut self) {
+        self.shelf.retain(|_, entry| {
+            entry.instead_of = None;
+            entry.sent_in.is_some()
+        });
+        self.doomed.clear();
+        self.strays.clear();
+        self.foreign.clear();
+    }
+
+    /// The server has exactly these of ours.
+    pub fn are(&mut self, ids: &HashSet<u32>) {
+        self.shelf.retain(|_, entry| ids.contains(&entry.id));
+        let known: HashSet<u32> = self.shelf.values().map(|entry| entry.id).collect();
+        self.doomed = ids.difference(&known).copied().collect();
+    }
+
+    /// What was prepared in a context that is over.
+    pub fn forget_context(&mut self, is_over: impl Fn(u64) -> bool) {
+        let Self { shelf, doomed, .. } = self;
+        shelf.retain(|key, entry| {
+            let over = is_over(key.context);
+            doomed.extend(over.then_some(entry.id));
+            !over
+        });
+    }
+
+    /// The plan of `id` does not fit any more: it is not used again.
+    pub fn outdated(&mut self, id: u32) {
+        self.remove(id);
+        self.doomed.push(id);
+    }
+
+    /// The text of a statement.
+    #[must_use]
+    pub fn text(&self, id: u32) -> Option<&Arc<Text>> {
+        self.shelf.iter().find(|(_, entry)| entry.id == id).map(|(key, _)| &key.text)
+    }
+
+    /// A statement of this name is made, and must be closed.
+    pub fn stray(&mut self, name: &[u8]) {
+        self.strays.push(name.to_vec());
+    }
+
+    /// Whether a statement of this name may be there that is neither the client's nor ours to use.
+    #[must_use]
+    pub fn is_stray(&self, name: &[u8]) -> bool {
+        self.strays.iter().any(|stray| stray == name)
+    }
+
+    #[must_use]
+    pub const fn has_strays(&self) -> bool {
+        !self.strays.is_empty()
+    }
+
+    /// Takes the statements that are to be closed.
+    pub fn take_doomed(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.doomed)
+    }
+
+    /// A Close was skipped by the server.
+    pub fn doom(&mut self, id: u32) {
+        self.doomed.push(id);
+    }
+
+    /// Appends a Close for all that is to be closed. Their answers are nobody's.
+    pub fn close_all(&mut self, out: &mut Vec<u8>) {
+        for name in self.strays.drain(..) {
+            push_close(out, &name);
+        }
+        for id in self.doomed.drain(..) {
+            push_close(out, ServerName::of(id).as_bytes());
+        }
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shelf.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shelf.is_empty()
+    }
+}
+
+/// The name of a statement of ours on a server.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerName {
+    bytes: [u8; PREFIX.len() + 10],
+    length: usize,
+}
+
+impl ServerName {
+    #[must_use]
+    pub fn of(id: u32) -> Self {
+        let mut bytes = [0; PREFIX.len() + 10];
+        let mut left = &mut bytes[..];
+        // A u32 has ten digits at most.
+        let _ = write!(left, "{PREFIX}{id}");
+        let unused = left.len();
+        Self { bytes, length: bytes.len() - unused }
+    }
+
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for ServerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(self.as_bytes()))
+    }
+}
+
+/// Appends a Close of the statement `name`.
+pub fn push_close(out: &mut Vec<u8>, name: &[u8]) {
+    push_frame(out, b'C', &[b"S", name, b"\0"]);
+}
+
+/// Appends a Parse of `behind` under `name`.
+pub fn push_parse(out: &mut Vec<u8>, name: &[u8], behind: &[u8]) {
+    push_frame(out, b'P', &[name, b"\0", behind]);
+}
+
+/// A client's own name that looks like one of ours, as the server may hear it: no statement has it, and
+/// [`undisguised`] brings it back.
+#[must_use]
+pub fn disguised(name: &[u8]) -> Option<Vec<u8>> {
+    let rest = name.strip_prefix(PREFIX.as_bytes())?;
+    Some([PREFIX.as_bytes(), b"?", rest].concat())
+}
+
+/// A message of the server's in which our names are those of the client again; `None` where none is in it.
+#[must_use]
+pub fn undisguised<'n>(message: &[u8], name: impl Fn(u32) -> Option<&'n [u8]>) -> Option<Vec<u8>> {
+    let finder = memchr::memmem::Finder::new(PREFIX);
+    let (mut out, mut rest) = (Vec::new(), message);
+    while let Some(at) = finder.find(rest) {
+        let (before, found) = rest.split_at_checked(at)?;
+        let behind = found.get(PREFIX.len()..)?;
+        out.extend_from_slice(before);
+        let digits = behind.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let id = std::str::from_utf8(behind.get(..digits)?).ok().and_then(|digits| digits.parse().ok());
+        match (behind.first(), id.and_then(&name)) {
+            (Some(b'?'), _) => {
+                out.extend_from_slice(PREFIX.as_bytes());
+                rest = behind.get(1..)?;
+            }
+            (_, Some(name)) => {
+                out.extend_from_slice(name);
+                rest = behind.get(digits..)?;
+            }
+            (_, None) => {
+                out.extend_from_slice(PREFIX.as_bytes());
+                rest = behind;
+            }
+        }
+    }
+    if rest.len() == message.len() {
+        return None;
+    }
+    out.extend_from_slice(rest);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::effect::Effect;
+
+    fn text(words: &str) -> Arc<Text> {
+        Arc::new(Text::new(words.as_bytes(), Effect::NONE))
+    }
+
+    #[test]
+    fn a_statement_is_found_by_text_and_context() {
+        let mut prepared = Prepared::default();
+        let id = prepared.add(text("select 1"), 5, 0);
+        assert_eq!(prepared.find(&text("select 1"), 5, 0), Found::Statement(id), "in the same batch");
+        assert_eq!(prepared.find(&text("select 1"), 5, 1), Found::Unsure, "in a later one");
+        prepared.confirmed(id);
+        assert_eq!(prepared.find(&text("select 1"), 5, 1), Found::Statement(id));
+        assert_eq!(prepared.find(&text("select 1"), 6, 1), Found::Nothing);
+        assert_eq!(prepared.find(&text("select 2"), 5, 1), Found::Nothing);
+    }
+
+    #[test]
+    fn a_newer_one_takes_the_place_of_the_old_one_when_it_is_confirmed() {
+        let mut prepared = Prepared::default();
+        let old = prepared.add(text("select 1"), 0, 0);
+        prepared.confirmed(old);
+        let new = prepared.add(text("select 1"), 0, 1);
+        prepared.swept(new);
+        assert_eq!(prepared.find(&text("select 1"), 0, 2), Found::Statement(old));
+        let new = prepared.add(text("select 1"), 0, 3);
+        prepared.confirmed(new);
+        assert_eq!(prepared.find(&text("select 1"), 0, 4), Found::Statement(new));
+        assert_eq!(prepared.take_doomed(), [old]);
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let mut prepared = Prepared::default();
+        let ids: Vec<u32> = (0..PREPARED_MAX)
+            .map(|number| {
+                let id = prepared.add(text(&number.to_string()), 0, 0);
+                prepared.confirmed(id);
+                id
+            })
+            .collect();
+        prepared.find(&text("0"), 0, 1);
+        prepared.add(text("one more"), 0, 1);
+        assert_eq!(prepared.len(), PREPARED_MAX);
+        assert_eq!(prepared.take_doomed(), [ids[1]]);
+    }
+
+    #[test]
+    fn the_clients_name_stands_in_what_it_reads() {
+        let name = |id| (id == 12).then_some(&b"mine"[..]);
+        let rows = [
+            ("\"stagedoor:12\" requires 1", Some("\"mine\" requires 1")),
+            ("stagedoor:12 and stagedoor:13", Some("mine and stagedoor:13")),
+            ("stagedoor:?12", Some("stagedoor:12")),
+            ("stagedoor:", Some("stagedoor:")),
+            ("stagedoor 12", None),
+        ];
+        for (message, expected) in rows {
+            let read = undisguised(message.as_bytes(), name);
+            assert_eq!(read.map(|read| String::from_utf8(read).unwrap()).as_deref(), expected, "{message}");
+        }
+        assert_eq!(disguised(b"stagedoor:12").as_deref(), Some(&b"stagedoor:?12"[..]));
+        assert_eq!(disguised(b"mine"), None);
+    }
+}

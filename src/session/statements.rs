@@ -1,0 +1,421 @@
+//! What to do with a client's Parse, Bind, Describe and Close. Its names for statements are its own: a server has
+//! what they stand for under names of ours, prepared when they are needed there.
+
+use std::sync::Arc;
+
+use crate::session::from_client::Received;
+use crate::session::from_client::Translate;
+use crate::session::from_client::apply;
+use crate::session::from_client::forward;
+use crate::session::from_client::note;
+use crate::session::names::Text;
+use crate::session::pipeline::Delivery;
+use crate::session::pipeline::Of;
+use crate::session::pipeline::Request;
+use crate::session::prepared::Found;
+use crate::session::prepared::PREFIX;
+use crate::session::prepared::ServerName;
+use crate::session::prepared::disguised;
+use crate::session::prepared::push_close;
+use crate::session::prepared::push_parse;
+use crate::session::state::ClientState;
+use crate::session::state::SIGNAL_STATEMENTS_MAX;
+use crate::session::state::ServerState;
+use crate::session::unnamed::Lies;
+use crate::session::verdict::FromClient;
+use crate::sql::effect::Effect;
+use crate::sql::names::Mention;
+use crate::sql::names::rewrite_names;
+use crate::wire::frame::HEADER_BYTES;
+use crate::wire::frontend;
+use crate::wire::frontend::Target;
+use crate::wire::frontend::tag;
+use crate::wire::message::push_frame;
+use crate::wire::message::push_head;
+
+/// Where a statement comes from that a Bind or Describe names.
+enum Statement {
+    /// The server has it, or says that it has not, under the name that the client used.
+    AsNamed(Effect),
+    /// The server has it under the name of ours with this number.
+    Ours(u32, Effect),
+    /// A name that looks like one of ours.
+    Disguised(Vec<u8>),
+    Unsure,
+}
+
+/// What the server is to read instead of the client's name.
+enum Renamed {
+    Ours(ServerName),
+    Disguised(Vec<u8>),
+}
+
+impl Renamed {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Ours(name) => name.as_bytes(),
+            Self::Disguised(name) => name,
+        }
+    }
+}
+
+/// The server acts on nothing that is sent now, so nothing changes.
+pub(super) fn is_deaf(server: &ServerState) -> bool {
+    !server.pipeline.is_listening()
+}
+
+pub(super) fn parse(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    received: Received<'_>,
+    out: &mut Vec<u8>,
+) -> FromClient {
+    let Some((name, text)) = frontend::parse(received.frame.body) else {
+        return forward(server, Request::Parse(Of::Plain));
+    };
+    if is_deaf(server) {
+        return forward(server, Request::Parse(Of::Plain));
+    }
+    if name.is_empty() {
+        parse_unnamed(client, server, received, text, out)
+    } else {
+        parse_named(client, server, received, (name, text), out)
+    }
+}
+
+fn parse_unnamed(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    received: Received<'_>,
+    text: &[u8],
+    out: &mut Vec<u8>,
+) -> FromClient {
+    let Some(effect) = note(client, server, text, received.whole) else { return FromClient::Elsewhere };
+    if effect.has(Effect::STATEMENTS) && hangs_on_names(client, server) {
+        return FromClient::Wait;
+    }
+    let token = client.token();
+    let body = received.whole.then_some(received.frame.body);
+    client.unnamed.parse(server.pipeline.segment(), body, effect, token);
+    let spoken = if effect.has(Effect::STATEMENTS) { speak(client, server, text, out) } else { None };
+    server.pipeline.push(Request::Parse(Of::Unnamed), Delivery::Forward);
+    let Some(spoken) = spoken else { return behind(out) };
+    let types = received.frame.body.get(1 + text.len()..).unwrap_or_default();
+    push_frame(out, tag::PARSE, &[b"\0", &spoken, types]);
+    FromClient::Replace
+}
+
+fn parse_named(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    received: Received<'_>,
+    (name, text): (&[u8], &[u8]),
+    out: &mut Vec<u8>,
+) -> FromClient {
+    let segment = server.pipeline.segment();
+    if client.names.is_unsure(name, segment) {
+        return FromClient::Wait;
+    }
+    let Some(effect) = note(client, server, text, received.whole) else { return FromClient::Elsewhere };
+    let behind_name = received.frame.body.get(name.len() + 1..).unwrap_or_default();
+    if client.names.get(name).is_some() {
+        // 42P05 is PostgreSQL's to say, in its own words and with all that follows: it gets a reason to.
+        prepare_under_own_name(server, name, out);
+        server.pipeline.push(Request::Parse(Of::Plain), Delivery::Forward);
+        return FromClient::ForwardBehind;
+    }
+    let is_known_by_name = server.prepared.foreign.contains(name) || effect.has(Effect::STATEMENTS);
+    if is_known_by_name || !received.whole || client.names.is_full(behind_name.len()) {
+        return pass_named(client, server, name, effect, (received.total, out));
+    }
+    let text = Arc::new(Text::new(behind_name, effect));
+    let id = server.prepared.add(text.clone(), server.contexts().0, segment);
+    client.names.change(segment, name, Some(text));
+    close_doomed(server, out);
+    server.pipeline.push(Request::Parse(Of::Named(id)), Delivery::Forward);
+    let server_name = ServerName::of(id);
+    push_head(out, tag::PARSE, received.total - HEADER_BYTES - name.len() + server_name.as_bytes().len());
+    out.extend_from_slice(server_name.as_bytes());
+    FromClient::ReplaceHead(HEADER_BYTES + name.len())
+}
+
+/// The statement lies on the server under the client's own name; the probe will find it, and it pins.
+fn pass_named(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    name: &[u8],
+    effect: Effect,
+    (total, out): (usize, &mut Vec<u8>),
+) -> FromClient {
+    server.touched = true;
+    if effect.has(Effect::SIGNALS) && client.signal_statements.len() < SIGNAL_STATEMENTS_MAX {
+        client.signal_statements.insert(name.to_vec());
+    }
+    server.pipeline.push(Request::Parse(Of::Plain), Delivery::Forward);
+    let Some(new_name) = disguised(name) else { return FromClient::Forward };
+    push_head(out, tag::PARSE, total - HEADER_BYTES - name.len() + new_name.len());
+    out.extend_from_slice(&new_name);
+    FromClient::ReplaceHead(HEADER_BYTES + name.len())
+}
+
+pub(super) fn bind(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    received: Received<'_>,
+    translate: Translate<'_>,
+    out: &mut Vec<u8>,
+) -> FromClient {
+    let body = received.frame.body;
+    let Some((portal, name, _)) = frontend::bind(body) else {
+        return forward(server, Request::Bind(0));
+    };
+    if is_deaf(server) {
+        return forward(server, Request::Bind(0));
+    }
+    let (id, new_name, effect) = match find(client, server, name, out) {
+        Statement::Unsure => return FromClient::Wait,
+        Statement::AsNamed(effect) => (0, None, effect),
+        Statement::Ours(id, effect) => (id, Some(Renamed::Ours(ServerName::of(id))), effect),
+        Statement::Disguised(name) => (0, Some(Renamed::Disguised(name)), Effect::NONE),
+    };
+    let new_name = new_name.as_ref().map(Renamed::as_bytes);
+    if effect.has(Effect::STATEMENTS) {
+        note_deallocate(client, server);
+    }
+    let signals = effect.has(Effect::SIGNALS) || client.signal_statements.contains(name);
+    let rewritten = (signals && received.whole).then(|| frontend::rewrite_bind(body, translate)).flatten();
+    server.pipeline.push(Request::Bind(id), Delivery::Forward);
+    let names = portal.len() + name.len() + 2;
+    if let Some(body) = rewritten {
+        let rest = body.get(names..).unwrap_or_default();
+        push_frame(out, tag::BIND, &[portal, b"\0", new_name.unwrap_or(name), b"\0", rest]);
+        return FromClient::Replace;
+    }
+    let Some(new_name) = new_name else { return behind(out) };
+    push_head(out, tag::BIND, received.total - HEADER_BYTES - name.len() + new_name.len());
+    for part in [portal, b"\0", new_name, b"\0"] {
+        out.extend_from_slice(part);
+    }
+    FromClient::ReplaceHead(HEADER_BYTES + names)
+}
+
+pub(super) fn describe(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    body: &[u8],
+    out: &mut Vec<u8>,
+) -> FromClient {
+    let Some(Target::Statement(name)) = frontend::target(body).filter(|_| !is_deaf(server)) else {
+        return forward(server, Request::Describe);
+    };
+    let new_name = match find(client, server, name, out) {
+        Statement::Unsure => return FromClient::Wait,
+        Statement::AsNamed(_) => None,
+        Statement::Ours(id, _) => Some(Renamed::Ours(ServerName::of(id))),
+        Statement::Disguised(name) => Some(Renamed::Disguised(name)),
+    };
+    server.pipeline.push(Request::Describe, Delivery::Forward);
+    let Some(new_name) = new_name else { return behind(out) };
+    push_frame(out, tag::DESCRIBE, &[b"S", new_name.as_bytes(), b"\0"]);
+    FromClient::Replace
+}
+
+pub(super) fn close(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    body: &[u8],
+    out: &mut Vec<u8>,
+) -> FromClient {
+    let Some(Target::Statement(name)) = frontend::target(body).filter(|_| !is_deaf(server)) else {
+        return forward(server, Request::Close(Of::Plain));
+    };
+    let segment = server.pipeline.segment();
+    if name.is_empty() {
+        let drops = client.unnamed.drop_statement(segment);
+        return forward(server, Request::Close(if drops { Of::Unnamed } else { Of::Plain }));
+    }
+    if client.names.is_unsure(name, segment) {
+        return FromClient::Wait;
+    }
+    let unknown = client.names.get(name).is_none();
+    if unknown && disguised(name).is_none() {
+        client.signal_statements.remove(name);
+        server.touched |= !server.pins.is_empty(); // The probe will see whether it was the last.
+        return forward(server, Request::Close(Of::Plain));
+    }
+    if !unknown {
+        client.names.change(segment, name, None);
+    }
+    if server.prepared.is_stray(name) {
+        return forward(server, Request::Close(Of::Named(0)));
+    }
+    // What it stands for stays prepared, for the next who needs it. Closing what is not there is no error.
+    server.pipeline.push(Request::Close(if unknown { Of::Plain } else { Of::Named(0) }), Delivery::Forward);
+    push_close(out, PREFIX.as_bytes());
+    FromClient::Replace
+}
+
+/// Makes sure that the server has the statement that the client calls `name`; what must be sent for that goes
+/// into `out`.
+fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &mut Vec<u8>) -> Statement {
+    let segment = server.pipeline.segment();
+    if name.is_empty() {
+        if client.unnamed.is_unsure(segment) {
+            return Statement::Unsure;
+        }
+        return Statement::AsNamed(find_unnamed(client, server, out));
+    }
+    if client.names.is_unsure(name, segment) {
+        return Statement::Unsure;
+    }
+    let Some(text) = client.names.get(name).cloned() else {
+        return disguised(name).map_or(Statement::AsNamed(Effect::NONE), Statement::Disguised);
+    };
+    match ensure(server, &text, out) {
+        Some(id) => {
+            apply(client, server, text.effect);
+            Statement::Ours(id, text.effect)
+        }
+        None => Statement::Unsure,
+    }
+}
+
+/// The number of `text` on this server, prepared there if it was not; `None` where only the answer to an earlier
+/// batch can tell.
+fn ensure(server: &mut ServerState, text: &Arc<Text>, out: &mut Vec<u8>) -> Option<u32> {
+    let (context, settled) = server.contexts();
+    let segment = server.pipeline.segment();
+    for context in [context, settled] {
+        match server.prepared.find(text, context, segment) {
+            Found::Statement(id) => return Some(id),
+            Found::Unsure => return None,
+            Found::Nothing => {}
+        }
+    }
+    let id = server.prepared.add(text.clone(), context, segment);
+    close_doomed(server, out);
+    push_parse(out, ServerName::of(id).as_bytes(), text.behind());
+    server.pipeline.push(Request::Parse(Of::Ours(id)), Delivery::Swallow);
+    Some(id)
+}
+
+/// Closes what nobody needs any more, since something is sent anyway.
+fn close_doomed(server: &mut ServerState, out: &mut Vec<u8>) {
+    for id in server.prepared.take_doomed() {
+        push_close(out, ServerName::of(id).as_bytes());
+        server.pipeline.push(Request::Close(Of::Ours(id)), Delivery::Swallow);
+    }
+}
+
+/// Makes sure that the unnamed statement of this server is this client's. Returns what it may do.
+fn find_unnamed(client: &mut ClientState, server: &mut ServerState, out: &mut Vec<u8>) -> Effect {
+    let under_way = client.unnamed.is_under_way();
+    let Some(statement) = client.unnamed.bound() else {
+        if !under_way {
+            forget_foreign(server, out);
+        }
+        return Effect::NONE;
+    };
+    let (effect, token) = (statement.effect, statement.token);
+    if !under_way && server.unnamed != Lies::Statement(token) {
+        if let Some(body) = statement.body.clone() {
+            parse_again(client, server, &body, effect, out);
+        }
+        server.unnamed = Lies::Statement(token);
+    }
+    apply(client, server, effect);
+    effect
+}
+
+/// Parses the client's unnamed statement where it does not lie.
+fn parse_again(
+    client: &ClientState,
+    server: &mut ServerState,
+    body: &[u8],
+    effect: Effect,
+    out: &mut Vec<u8>,
+) {
+    let (_, text) = frontend::parse(body).unwrap_or_default();
+    let spoken = if effect.has(Effect::STATEMENTS) { speak(client, server, text, out) } else { None };
+    let types = body.get(1 + text.len()..).unwrap_or_default();
+    push_frame(out, tag::PARSE, &[b"\0", spoken.as_deref().unwrap_or(text), types]);
+    server.pipeline.push(Request::Parse(Of::Ours(0)), Delivery::Swallow);
+}
+
+/// The client has no unnamed statement: it must not find that of another.
+fn forget_foreign(server: &mut ServerState, out: &mut Vec<u8>) {
+    if server.unnamed != Lies::Nothing {
+        server.unnamed = Lies::Nothing;
+        server.pipeline.push(Request::Close(Of::Ours(0)), Delivery::Swallow);
+        push_close(out, b"");
+    }
+}
+
+/// Whether what a text says of prepared statements hangs on the answer to an earlier batch.
+pub(super) fn hangs_on_names(client: &ClientState, server: &ServerState) -> bool {
+    let segment = server.pipeline.segment();
+    client.names.are_unsure(segment) || server.prepared.is_unsure(segment)
+}
+
+/// A text that speaks of prepared statements, in the names of this server; `None` where it needs no other words.
+pub(super) fn speak(
+    client: &ClientState,
+    server: &mut ServerState,
+    text: &[u8],
+    out: &mut Vec<u8>,
+) -> Option<Vec<u8>> {
+    server.recount = true;
+    let dialect = server.reported.dialect();
+    rewrite_names(text, dialect, &mut |mention, name| {
+        let text = client.names.get(name)?.clone();
+        if mention == Mention::Prepare {
+            prepare_under_own_name(server, name, out); // It must say 42P05.
+            return None;
+        }
+        ensure(server, &text, out).map(|id| ServerName::of(id).to_string())
+    })
+}
+
+/// A DEALLOCATE is about to run: which statements of the client's it names, in the order in which the answers
+/// will come.
+pub(super) fn note_deallocations(client: &mut ClientState, server: &mut ServerState, text: &[u8]) {
+    let (dialect, segment) = (server.reported.dialect(), server.pipeline.segment());
+    let (context, settled) = server.contexts();
+    rewrite_names(text, dialect, &mut |mention, name| {
+        if mention == Mention::Deallocate {
+            let text = client.names.get(name).cloned();
+            let found = text.and_then(|text| {
+                [context, settled].into_iter().find_map(|context| {
+                    match server.prepared.find(&text, context, segment) {
+                        Found::Statement(id) => Some(id),
+                        Found::Unsure | Found::Nothing => None,
+                    }
+                })
+            });
+            client.names.deallocating(segment, found.map(|id| (name, id)));
+        }
+        None
+    });
+}
+
+/// The unnamed statement that is bound is a DEALLOCATE.
+fn note_deallocate(client: &mut ClientState, server: &mut ServerState) {
+    let body = client.unnamed.bound().and_then(|statement| statement.body.clone()).unwrap_or_default();
+    if let Some((_, text)) = frontend::parse(&body) {
+        note_deallocations(client, server, text);
+    }
+}
+
+/// Prepares something under a client's own name, so that the name is taken.
+fn prepare_under_own_name(server: &mut ServerState, name: &[u8], out: &mut Vec<u8>) {
+    // It may lie there already, for the same reason.
+    push_close(out, name);
+    server.pipeline.push(Request::Close(Of::Plain), Delivery::Swallow);
+    push_parse(out, name, b"\0\0\0");
+    server.pipeline.push(Request::Parse(Of::Plain), Delivery::Swallow);
+    server.prepared.stray(name);
+}
+
+fn behind(out: &[u8]) -> FromClient {
+    if out.is_empty() { FromClient::Forward } else { FromClient::ForwardBehind }
+}
