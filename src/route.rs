@@ -63,6 +63,7 @@ mod tests {
     use crate::config::model::TlsPolicy;
     use crate::config::model::TlsVersion;
     use crate::config::model::Upstream;
+    use crate::config::model::Watch;
 
     fn upstream(host: &str) -> Arc<Upstream> {
         Arc::new(Upstream {
@@ -92,6 +93,7 @@ mod tests {
             idle_timeout: Duration::from_secs(300),
             lifetime_max: Duration::from_secs(3600),
             acquire_timeout: Duration::from_secs(30),
+            watch: Watch::default(),
         }
     }
 

@@ -81,6 +81,7 @@ pub(crate) mod tests {
                 idle_timeout: Duration::from_secs(300),
                 lifetime_max: Duration::from_secs(3600),
                 acquire_timeout: Duration::from_secs(30),
+                watch: Watch::default(),
             },
             plugins: Vec::new(),
         })

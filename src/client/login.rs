@@ -155,7 +155,8 @@ impl Reception {
         let metrics = self.metrics.pool(&route.upstream.name, &startup.database, label);
         let registered =
             self.registry.register(startup).map_err(|error| Refusal::fatal("XX000", &error.to_string()))?;
-        let state = ClientState::new(registered.slot.process_id.unsigned_abs(), wanted);
+        let state = ClientState::new(registered.slot.process_id.unsigned_abs(), wanted)
+            .watching(&policy.watch.functions, &policy.watch.settings);
         let state = greet(&pool, state, &policy, &metrics).await?;
         let mut words = Message::AuthenticationOk.encode();
         for (name, value) in state.told.iter() {

@@ -221,6 +221,16 @@ pub struct PoolPolicy {
     pub lifetime_max: Duration,
     /// How long a client may wait for a server, failover included.
     pub acquire_timeout: Duration,
+    pub watch: Watch,
+}
+
+/// What the operator knows of functions whose bodies no text shows (`pool.watch`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watch {
+    /// Functions that may change the session: after a text that names one, the server is asked.
+    pub functions: Vec<String>,
+    /// Settings of the form `a.b` that they set: no view of PostgreSQL's shows them all, so each is asked for.
+    pub settings: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

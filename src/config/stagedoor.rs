@@ -24,6 +24,7 @@ use crate::config::model::PoolPolicy;
 use crate::config::model::Shutdown;
 use crate::config::model::TlsMode;
 use crate::config::model::TlsVersion;
+use crate::config::model::Watch;
 use crate::config::reader::Reader;
 use crate::config::world::World;
 
@@ -44,10 +45,12 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
             "idleTimeout",
             "maxLifetime",
             "acquireTimeout",
+            "watch",
             "connectTimeout",
             "plugins",
         ],
     ),
+    ("stagedoor.pool.watch", WATCH),
     ("stagedoor.tls", &["mode", "minVersion", "channelBinding", "negotiation", "crl"]),
     ("stagedoor.admin", &["host", "port"]),
     ("stagedoor.shutdown", &["gracePeriod"]),
@@ -56,7 +59,8 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
 
 const PLUGIN_LISTEN: &[&str] = &["port"];
 const PLUGIN_POOL: &[&str] =
-    &["mode", "maxServers", "minIdle", "idleTimeout", "maxLifetime", "acquireTimeout"];
+    &["mode", "maxServers", "minIdle", "idleTimeout", "maxLifetime", "acquireTimeout", "watch"];
+const WATCH: &[&str] = &["functions", "settings"];
 
 /// What stands under `stagedoor:`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +94,8 @@ pub struct OwnTls {
 /// Least and most of every number. Each most is what a sidecar could not need, and cannot be harmed by.
 const SERVERS: std::ops::RangeInclusive<u64> = 2..=10_000;
 const CLIENTS: std::ops::RangeInclusive<u64> = 1..=100_000;
+/// Each text is searched for each function, and each probe asks for each setting.
+const WATCHED_MAX: usize = 32;
 const HOUR: Duration = Duration::from_secs(3600);
 const BRIEF: Duration = Duration::from_millis(100);
 
@@ -199,6 +205,7 @@ fn pool_default() -> PoolPolicy {
         idle_timeout: Duration::from_secs(5 * 60),
         lifetime_max: HOUR,
         acquire_timeout: Duration::from_secs(30),
+        watch: Watch::default(),
     }
 }
 
@@ -207,6 +214,7 @@ fn pools(reader: &Reader<'_>, base: &PoolPolicy) -> BTreeMap<String, PoolPolicy>
     plugins(reader, "stagedoor.pool.plugins")
         .map(|id| {
             reader.only(&section(id), PLUGIN_POOL);
+            reader.only(&format!("{}.watch", section(id)), WATCH);
             (id.to_owned(), pool_policy(reader, &section(id), base))
         })
         .collect()
@@ -230,6 +238,41 @@ fn pool_policy(reader: &Reader<'_>, section: &str, default: &PoolPolicy) -> Pool
         idle_timeout: duration("idleTimeout", BRIEF).unwrap_or(default.idle_timeout),
         lifetime_max: duration("maxLifetime", Duration::from_secs(1)).unwrap_or(default.lifetime_max),
         acquire_timeout: duration("acquireTimeout", BRIEF).unwrap_or(default.acquire_timeout),
+        watch: watch(reader, &key("watch"), &default.watch),
+    }
+}
+
+/// What a plugin watches is what all do, and its own.
+fn watch(reader: &Reader<'_>, section: &str, default: &Watch) -> Watch {
+    let names = |name: &str, known: &[String], is_name: &dyn Fn(&str) -> bool, form: &str| {
+        let key = format!("{section}.{name}");
+        let own: Vec<&str> = reader.texts(&key);
+        if WATCHED_MAX < known.len() + own.len() {
+            reader.fault(
+                &key,
+                format!("there are more than {WATCHED_MAX} names"),
+                "give the plugin `mode: session`",
+            );
+        }
+        for wrong in own.iter().filter(|name| !is_name(name)) {
+            reader.fault(&key, format!("`{wrong}` is not {form}"), "");
+        }
+        known.iter().cloned().chain(own.into_iter().map(str::to_owned)).collect()
+    };
+    let parts = |name: &str| name.split('.').all(|part| !part.is_empty());
+    Watch {
+        functions: names(
+            "functions",
+            &default.functions,
+            &|name| !name.contains(['.', '(']),
+            "the name of a function alone, without schema and arguments",
+        ),
+        settings: names(
+            "settings",
+            &default.settings,
+            &|name| name.contains('.') && parts(name),
+            "a setting of the form a.b",
+        ),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::session::verdict::FromClient;
 use crate::sql::effect::Effect;
 use crate::sql::effect::custom_settings;
 use crate::sql::effect::effect;
+use crate::sql::mention::mentions;
 use crate::sql::signal::rewrite_pids;
 use crate::wire::frame::Frame;
 use crate::wire::frontend;
@@ -155,6 +156,9 @@ pub(super) fn note(
     if !whole {
         // What stands behind the part that we hold may do anything.
         effect |= Effect::UNKNOWN;
+    }
+    if !client.watched.is_empty() && mentions(text, dialect, &client.watched) {
+        effect |= Effect::TOUCHES;
     }
     if effect.is_none() {
         return Some(effect);

@@ -41,6 +41,8 @@ pub struct ClientState {
     lent: Parameters,
     /// Custom settings that it has named.
     custom: BTreeSet<String>,
+    /// Functions of which it is known that they may touch the session, although no text shows it.
+    pub(crate) watched: Box<[String]>,
     /// Whether it goes back to what it began with, so that its server must have begun alike.
     strict: bool,
     /// What ParameterStatus told it last.
@@ -65,6 +67,7 @@ impl ClientState {
             parameters: Parameters::none(),
             lent: Parameters::none(),
             custom,
+            watched: Box::default(),
             strict: false,
             told: Reported::default(),
             taints: Pins::NONE,
@@ -75,6 +78,14 @@ impl ClientState {
         };
         client.believe(Parameters::none());
         client
+    }
+
+    /// Takes it for known that `functions` may touch the session, and set the custom `settings`.
+    #[must_use]
+    pub fn watching(mut self, functions: &[String], settings: &[String]) -> Self {
+        self.watched = functions.into();
+        self.custom.extend(settings.iter().map(|name| name.to_ascii_lowercase()));
+        self
     }
 
     #[must_use]

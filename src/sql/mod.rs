@@ -6,6 +6,7 @@ mod claims;
 pub mod dialect;
 pub mod effect;
 pub mod lexer;
+pub mod mention;
 pub mod names;
 pub mod signal;
 mod statement;

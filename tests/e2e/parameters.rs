@@ -176,3 +176,33 @@ fn clients_with_different_start_up_packets_share_a_server() {
     drop((clients, holder));
     stagedoor.finish();
 }
+
+const HIDDEN: &str = "create function enter(tenant text) returns text language plpgsql as $$ begin \
+     perform set_config('app.tenant', tenant, false), set_config('work_mem', length(tenant) || 'MB', false); \
+     return tenant; end $$";
+
+#[test]
+fn a_function_that_hides_what_it_sets_is_asked_about_where_the_operator_has_named_it() {
+    let cluster = Cluster::shared();
+    let watch = "pool: { maxServers: 2, watch: { functions: [enter], settings: [app.tenant] } }";
+    let stagedoor = Stagedoor::start(cluster, watch);
+    let worlds = Worlds::new(cluster, &stagedoor, "hidden", HIDDEN);
+    worlds.same_with(&|target| target, 3, |clients| {
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.query(&format!("select Enter('{}')", "tenant".repeat(1 + number)));
+        }
+        for _ in 0..3 {
+            for client in &mut *clients {
+                client.query("select current_setting('app.tenant', true), current_setting('work_mem')");
+            }
+        }
+        clients[0].query("begin; select enter('nobody'); rollback");
+        clients[1].extended("select \"enter\"($1)", &[Some("by parameter")]);
+        for client in &mut *clients {
+            client.query("select current_setting('app.tenant', true), current_setting('work_mem')");
+        }
+    });
+    assert_eq!(worlds.servers(), 1, "settings are shared, not pinned");
+    worlds.end();
+    stagedoor.finish();
+}

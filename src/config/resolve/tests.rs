@@ -146,6 +146,38 @@ fn every_fault_is_told_at_once_with_its_key() {
 }
 
 #[test]
+fn what_is_watched_for_all_is_watched_for_a_plugin_too() {
+    let own = "stagedoor: { pool: { watch: { functions: enter, settings: [a.b] }, \
+               plugins: { catalog: { watch: { functions: [leave] } } } } }";
+    let config = with("", own).unwrap();
+    let route = &config.routes[0];
+    let (_, plugin) = route.plugins.iter().find(|(id, _)| id == "catalog").unwrap();
+    assert_eq!((route.pool.watch.functions.len(), route.pool.watch.settings.len()), (1, 1));
+    assert_eq!(plugin.watch.functions, ["enter", "leave"]);
+    assert_eq!(plugin.watch.settings, ["a.b"]);
+    for (watch, expected) in [
+        (
+            "functions: [app.enter]",
+            "stagedoor.pool.watch.functions: `app.enter` is not the name of a function",
+        ),
+        ("functions: ['enter()']", "without schema and arguments"),
+        (
+            "settings: [work_mem]",
+            "stagedoor.pool.watch.settings: `work_mem` is not a setting of the form a.b",
+        ),
+        ("settings: [a.]", "`a.` is not a setting"),
+        ("function: [enter]", "did you mean `functions`?"),
+    ] {
+        refused(with("", &format!("stagedoor: {{ pool: {{ watch: {{ {watch} }} }} }}")), &[expected]);
+    }
+    let many = vec!["f"; 33].join(", ");
+    refused(
+        with("", &format!("stagedoor: {{ pool: {{ watch: {{ functions: [{many}] }} }} }}")),
+        &["more than 32"],
+    );
+}
+
+#[test]
 fn ssl_that_verifies_is_taken_and_what_does_not_is_refused_with_the_way_out() {
     for ssl in ["", ", ssl: true", ", ssl: 'true'", ", ssl: {}", ", ssl: { require: true }"] {
         assert_eq!(with(ssl, "").unwrap().upstreams[0].tls.mode, TlsMode::VerifyFull, "{ssl}");
