@@ -67,9 +67,7 @@ pub fn from_client(
     translate: Translate<'_>,
     out: &mut Vec<u8>,
 ) -> FromClient {
-    if server.pins.contains(Pin::Unknown) {
-        server.touched = true;
-    }
+    server.touched |= server.pins.contains(Pin::Unknown) || server.has_temp_path();
     let body = received.frame.body;
     match received.frame.tag {
         tag::QUERY => query(client, server, received, translate, out),
@@ -160,6 +158,9 @@ pub(super) fn note(
     if !client.watched.is_empty() && mentions(text, dialect, &client.watched) {
         effect |= Effect::TOUCHES;
     }
+    if effect.has(Effect::LOCAL) && names_search_path(text) {
+        effect |= Effect::TOUCHES; // Were it `pg_temp`, a table of this transaction would outlive it.
+    }
     if effect.is_none() {
         return Some(effect);
     }
@@ -174,6 +175,11 @@ pub(super) fn note(
     }
     apply(client, server, effect);
     Some(effect)
+}
+
+fn names_search_path(text: &[u8]) -> bool {
+    const SEARCH_PATH: &[u8] = b"search_path";
+    text.windows(SEARCH_PATH.len()).any(|window| window.eq_ignore_ascii_case(SEARCH_PATH))
 }
 
 /// Remembers what a text may do that is run now.

@@ -17,12 +17,14 @@ struct Inner {
     hash: u64,
     context: u64,
     custom: u64,
+    temp_path: bool,
 }
 
 pub const ROLE: &str = "role";
 pub const APPLICATION_NAME: &str = "application_name";
 pub const SESSION_AUTHORIZATION: &str = "session_authorization";
 pub const CLIENT_ENCODING: &str = "client_encoding";
+const SEARCH_PATH: &str = "search_path";
 
 impl Parameters {
     /// The settings of a fresh login.
@@ -47,6 +49,12 @@ impl Parameters {
     #[must_use]
     pub fn custom(&self) -> u64 {
         self.0.as_ref().map_or(0, |inner| inner.custom)
+    }
+
+    /// Whether `pg_temp` is in `search_path`: where it is first, a table is temporary though no text says so.
+    #[must_use]
+    pub fn has_temp_path(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.temp_path)
     }
 
     /// The names with a dot.
@@ -122,7 +130,9 @@ impl FromIterator<(String, Vec<u8>)> for Parameters {
         let hash = fingerprint(&values);
         let context = fingerprint(values.iter().filter(|(name, _)| *name != APPLICATION_NAME));
         let custom = fingerprint(values.keys().filter(|name| name.contains('.')));
-        Self(Some(Arc::new(Inner { values, hash, context, custom })))
+        let path = values.get(SEARCH_PATH);
+        let temp_path = path.is_some_and(|path| memchr::memmem::find(path, b"pg_temp").is_some());
+        Self(Some(Arc::new(Inner { values, hash, context, custom, temp_path })))
     }
 }
 

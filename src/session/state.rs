@@ -248,6 +248,11 @@ impl ServerState {
         }
     }
 
+    /// Whether tables may be temporary without any text saying so.
+    pub(crate) fn has_temp_path(&self) -> bool {
+        self.parameters.has_temp_path() || self.startup.has_temp_path()
+    }
+
     /// Statements that are kept prepared.
     #[must_use]
     pub fn statements(&self) -> usize {

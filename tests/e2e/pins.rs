@@ -248,3 +248,36 @@ fn notifications_may_come_at_any_moment() {
     });
     stagedoor.finish();
 }
+
+#[test]
+fn a_table_that_search_path_makes_temporary_is_seen_by_its_client_alone() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 3 }");
+    let worlds = Worlds::new(cluster, &stagedoor, "temp_path", "");
+    // Named, and parsed before, so that nothing is read where it runs.
+    let parse = [frames::parse("make", "create table mine (n int)", &[]), frames::sync()].concat();
+    let run = [frames::bind("", "make", &[]), frames::execute("", 0), frames::sync()].concat();
+    let rows: [&[Vec<u8>]; 4] = [
+        &[frames::query("set search_path to pg_temp"), frames::query("create table mine (n int)")],
+        &[frames::query("set search_path to pg_temp, public"), frames::query("select 1 as n into mine")],
+        &[
+            frames::query("begin; select set_config('search_path', 'pg_temp', true)"),
+            frames::query("create table mine (n int)"),
+            frames::query("commit"),
+        ],
+        &[parse, frames::query("set search_path to pg_temp"), run],
+    ];
+    for makes in rows {
+        worlds.same_with(&|target| target, 2, |clients| {
+            for frames in makes {
+                clients[0].send(frames);
+                clients[0].ready();
+            }
+            clients[1].query("select * from mine");
+            clients[0].query("select * from pg_temp.mine");
+            clients[0].query("drop table pg_temp.mine");
+        });
+    }
+    worlds.end();
+    stagedoor.finish();
+}
