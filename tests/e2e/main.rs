@@ -29,6 +29,7 @@ mod copy;
 mod crowd;
 mod drivers;
 mod large;
+mod leaks;
 mod limits;
 mod metrics;
 mod parameters;
