@@ -158,8 +158,8 @@ pub(super) fn note(
     if !client.watched.is_empty() && mentions(text, dialect, &client.watched) {
         effect |= Effect::TOUCHES;
     }
-    if effect.has(Effect::LOCAL) && names_search_path(text) {
-        effect |= Effect::TOUCHES; // Were it `pg_temp`, a table of this transaction would outlive it.
+    if effect.has(Effect::LOCAL) && may_choose_temp(text) {
+        effect |= Effect::TOUCHES; // A table that this transaction makes there outlives it.
     }
     if effect.is_none() {
         return Some(effect);
@@ -177,9 +177,11 @@ pub(super) fn note(
     Some(effect)
 }
 
-fn names_search_path(text: &[u8]) -> bool {
-    const SEARCH_PATH: &[u8] = b"search_path";
-    text.windows(SEARCH_PATH.len()).any(|window| window.eq_ignore_ascii_case(SEARCH_PATH))
+/// Whether a text that changes settings of the transaction may bring `pg_temp` into `search_path`: written out, or
+/// as a parameter of `set_config`.
+fn may_choose_temp(text: &[u8]) -> bool {
+    let has = |word: &[u8]| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    has(b"search_path") && (has(b"pg_temp") || has(b"set_config"))
 }
 
 /// Remembers what a text may do that is run now.
