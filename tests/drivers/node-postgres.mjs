@@ -1,10 +1,14 @@
 // node-postgres, as applications use it.
 
 import assert from 'node:assert/strict';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import pg from 'pg';
+import { from as copyFrom, to as copyTo } from 'pg-copy-streams';
 import Cursor from 'pg-cursor';
 import QueryStream from 'pg-query-stream';
-import { connection, runAll, sqlstate, test, until } from './world.mjs';
+import { crowd } from './crowd.mjs';
+import { asleep, connection, runAll, sqlstate, test, until } from './world.mjs';
 
 async function withClient(work, options = {}) {
   const client = new pg.Client({ ...connection, ...options });
@@ -207,5 +211,127 @@ test('an idle client with an error listener survives others that leave', async (
     assert.equal((await idle.query('select 1 as one')).rows[0].one, 1);
   });
 });
+
+test('a pipeline answers each question with its own answer, failures among them', () =>
+  withClient(
+    async client => {
+      const questions = Array.from({ length: 60 }, (_, n) => {
+        if (n % 10 === 7) return client.query('select 1 / $1::int as n', [0]).catch(({ code }) => code);
+        if (n % 3 === 0) return client.query(`select ${n} as n`).then(({ rows }) => rows[0].n);
+        const text = 'select $1::int as n';
+        const named = n % 3 === 1 ? { name: 'asked' } : {};
+        return client.query({ ...named, text, values: [n] }).then(({ rows }) => rows[0].n);
+      });
+      const expected = Array.from({ length: 60 }, (_, n) => (n % 10 === 7 ? '22012' : n));
+      assert.deepEqual(await Promise.all(questions), expected);
+    },
+    { pipeline: true },
+  ));
+
+test('a transaction in a pipeline is one', () =>
+  withClient(
+    async client => {
+      await client.query('drop table if exists piped; create table piped (n int primary key)');
+      const insert = n => client.query({ name: 'insert', text: 'insert into piped values ($1)', values: [n] });
+      const ask = questions => Promise.all(questions.map(it => it.then(({ command }) => command, ({ code }) => code)));
+      const failed = [client.query('begin'), insert(1), insert(1), insert(2), client.query('commit')];
+      assert.deepEqual(await ask(failed), ['BEGIN', 'INSERT', '23505', '25P02', 'ROLLBACK']);
+      const done = [client.query('begin'), insert(1), insert(2), client.query('commit')];
+      assert.deepEqual(await ask(done), ['BEGIN', 'INSERT', 'INSERT', 'COMMIT']);
+      assert.deepEqual((await client.query('select n from piped order by n')).rows, [{ n: 1 }, { n: 2 }]);
+    },
+    { pipeline: true },
+  ));
+
+test('a named statement that could not be prepared is tried again', () =>
+  withClient(async client => {
+    const ask = () => client.query({ name: 'early', text: 'select n from not_yet' });
+    await client.query('drop table if exists not_yet');
+    assert.equal(await sqlstate(ask), '42P01');
+    await client.query('create table not_yet as select 1 as n');
+    assert.deepEqual((await ask()).rows, [{ n: 1 }]);
+    await client.query("alter table not_yet add column m text default 'm'");
+    assert.deepEqual((await ask()).rows, [{ n: 1 }]);
+    await client.query('alter table not_yet alter n type text');
+    assert.equal(await sqlstate(ask), '0A000');
+    await client.query('deallocate early');
+    assert.equal(await sqlstate(ask), '26000');
+    await client.query('drop table not_yet');
+  }));
+
+test('DISCARD ALL and DEALLOCATE ALL forget the statements of one client', () =>
+  withClient(one =>
+    withClient(async other => {
+      const ask = client => client.query({ name: 'mine', text: 'select $1::int as n', values: [4] });
+      for (const forget of ['deallocate all', 'discard all']) {
+        const name = forget.replace(' ', '_');
+        const named = client => client.query({ name, text: 'select $1::int as n', values: [4] });
+        await Promise.all([named(one), named(other), ask(other)]);
+        await one.query(forget);
+        assert.equal(await sqlstate(() => named(one)), '26000');
+        assert.deepEqual([(await named(other)).rows, (await ask(other)).rows], [[{ n: 4 }], [{ n: 4 }]]);
+      }
+    }),
+  ));
+
+test('COPY streams carry rows in and out, and back into another table', () =>
+  withClient(async client => {
+    await client.query('drop table if exists copied, copied_again; create table copied (n int, t text)');
+    await client.query('create table copied_again (like copied)');
+    const lines = Array.from({ length: 20_000 }, (_, n) => `${n}\tline ${n}\n`);
+    const into = client.query(copyFrom('copy copied from stdin'));
+    await pipeline(Readable.from(lines), into);
+    assert.equal(into.rowCount, 20_000);
+    await withClient(other =>
+      pipeline(client.query(copyTo('copy copied to stdout')), other.query(copyFrom('copy copied_again from stdin'))),
+    );
+    const { rows } = await client.query('select count(*)::int, sum(n)::int as sum from copied_again');
+    assert.deepEqual(rows[0], { count: 20_000, sum: (20_000 * 19_999) / 2 });
+  }));
+
+test('a COPY that fails, from either side, leaves the connection usable', () =>
+  withClient(async client => {
+    await client.query('drop table if exists refused; create table refused (n int primary key)');
+    const copy = lines => pipeline(Readable.from(lines), client.query(copyFrom('copy refused from stdin')));
+    assert.equal(await sqlstate(() => copy(['1\n', 'two\n', '3\n'])), '22P02');
+    assert.equal(await sqlstate(() => copy(['1\n', '1\n'])), '23505');
+    const given = client.query(copyFrom('copy refused from stdin'));
+    const failure = new Promise(resolve => given.once('error', resolve));
+    given.write('5\n');
+    given.destroy(new Error('changed my mind'));
+    assert.match((await failure).message, /COPY from stdin failed: changed my mind/);
+    assert.deepEqual((await client.query('select count(*)::int from refused')).rows, [{ count: 0 }]);
+  }));
+
+test('a query is cancelled by its process id, and by its key', () =>
+  withClient(sleeper =>
+    withClient(async other => {
+      const byId = () => other.query('select pg_cancel_backend($1)', [sleeper.processID]);
+      const byText = () => other.query(`select pg_cancel_backend(${sleeper.processID})`);
+      const byKey = () => new pg.Client(connection).cancel(sleeper, sleeper._getActiveQuery());
+      for (const cancel of [byId, byText, byKey]) {
+        const sleeping = sqlstate(() => sleeper.query('select pg_sleep(50)'));
+        await until('it sleeps', async () => (await other.query(asleep(1))).rows[0].yes);
+        await cancel();
+        assert.equal(await sleeping, '57014');
+        assert.deepEqual((await sleeper.query('select 1 as one')).rows, [{ one: 1 }]);
+      }
+    }),
+  ));
+
+test('a client is ended by its process id', () =>
+  withClient(async other => {
+    const ended = new pg.Client(connection);
+    await ended.connect();
+    const over = new Promise(resolve => ended.once('error', resolve));
+    const sleeping = sqlstate(() => ended.query('select pg_sleep(50)'));
+    await until('it sleeps', async () => (await other.query(asleep(1))).rows[0].yes);
+    assert.deepEqual((await other.query('select pg_terminate_backend($1) as sent', [ended.processID])).rows, [{ sent: true }]);
+    assert.equal(await sleeping, '57P01');
+    await over;
+    assert.deepEqual((await other.query('select 1 as one')).rows, [{ one: 1 }]);
+  }));
+
+test('twelve clients at once find what is theirs, whatever the others do', () => crowd(12, 12));
 
 await runAll();

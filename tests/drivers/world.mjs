@@ -2,6 +2,7 @@
 //
 //   PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE   as libpq understands them
 //   DRIVERS_CA_FILE                                  for the run without stagedoor: TLS, verified by this CA
+//   DRIVERS_ONLY                                     only the claims with these words
 
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
@@ -26,7 +27,7 @@ export function test(claim, work) {
 
 export async function runAll() {
   let failed = 0;
-  for (const [claim, work] of tests) {
+  for (const [claim, work] of tests.filter(([claim]) => claim.includes(process.env.DRIVERS_ONLY ?? ''))) {
     const begun = performance.now();
     try {
       await Promise.race([work(), late(60_000)]);
@@ -65,3 +66,7 @@ export async function sqlstate(work) {
   }
   return undefined;
 }
+
+// Tells (as `yes`) whether so many sleep in this database.
+export const asleep = count =>
+  `select count(*) = ${count} as yes from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()`;

@@ -1,28 +1,91 @@
 //! Real drivers and tools: each script passes straight against PostgreSQL, and through stagedoor in both modes.
+//! What a script asserts is the same for all three: there is no word of stagedoor in it.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use std::time::Instant;
 
-use crate::support::deadline::Stopwatch;
 use crate::support::node::Project;
 use crate::support::node::clean;
 use crate::support::postgres::Cluster;
 use crate::support::postgres::PASSWORD;
+use crate::support::postgres::ROLE;
 use crate::support::postgres::USER;
 use crate::support::process::run;
 use crate::support::stagedoor::Stagedoor;
-use crate::support::stagedoor::directory;
 
 const LIMIT: Duration = Duration::from_mins(3);
 
-/// The ways to the server. With six servers in transaction mode, ten clients of a pool have to share.
-const TRANSACTION: &str = "pool: { mode: transaction, maxServers: 6 }";
-/// pgbench's eight clients with named statements hold a server each.
-const TRANSACTION_PINNED: &str = "pool: { mode: transaction, maxServers: 10 }";
-const SESSION: &str = "pool: { mode: session, maxServers: 30 }";
+/// A way to the server. In transaction mode, twelve clients have to share four servers.
+#[derive(Clone, Copy)]
+struct Way {
+    name: &'static str,
+    settings: Option<&'static str>,
+}
 
-/// What libpq and node-postgres read.
+const DIRECT: Way = Way { name: "without stagedoor", settings: None };
+const TRANSACTION: Way =
+    Way { name: "transaction mode", settings: Some("pool: { mode: transaction, maxServers: 4 }") };
+const SESSION: Way = Way { name: "session mode", settings: Some("pool: { mode: session, maxServers: 30 }") };
+
+/// A driver's script, three times.
+macro_rules! three_ways {
+    ($driver:ident, $command:expr) => {
+        mod $driver {
+            use super::*;
+
+            #[test]
+            fn without_stagedoor() {
+                try_out(stringify!($driver), DIRECT, $command);
+            }
+
+            #[test]
+            fn in_transaction_mode() {
+                try_out(stringify!($driver), TRANSACTION, $command);
+            }
+
+            #[test]
+            fn in_session_mode() {
+                try_out(stringify!($driver), SESSION, $command);
+            }
+        }
+    };
+}
+
+three_ways!(node_postgres, || node("node-postgres.mjs"));
+three_ways!(knex, || node("knex.mjs"));
+three_ways!(psql_and_pgbench, tools);
+
+/// Runs `command` in a database of its own, and tells how long it took.
+fn try_out(driver: &str, way: Way, command: impl Fn() -> Command) {
+    let cluster = Cluster::shared();
+    let database = cluster.database(driver);
+    let mut command = command();
+    clean(&mut command);
+    let stagedoor = way.settings.map(|settings| Stagedoor::start(cluster, settings));
+    command.envs(libpq(stagedoor.as_ref().map_or(cluster.port, |it| it.port), &database));
+    command.env("DRIVERS_ROLE", ROLE);
+    if stagedoor.is_none() {
+        let ca = cluster.ca_file();
+        command.env("DRIVERS_CA_FILE", &ca).env("PGSSLROOTCERT", &ca).env("PGSSLMODE", "verify-full");
+    }
+    let begun = Instant::now();
+    run(driver, &mut command, LIMIT);
+    say(&format!("{driver}, {}: {:.1} s", way.name, begun.elapsed().as_secs_f64()));
+    if let Some(stagedoor) = stagedoor {
+        stagedoor.finish();
+    }
+}
+
+/// Says it to whoever runs the tests, whether they pass or not: what `eprintln!` says is captured.
+fn say(words: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{words}");
+}
+
+/// What libpq understands, and with it most drivers.
 fn libpq(port: u16, database: &str) -> BTreeMap<String, String> {
     [
         ("PGHOST", "127.0.0.1"),
@@ -36,83 +99,17 @@ fn libpq(port: u16, database: &str) -> BTreeMap<String, String> {
     .into()
 }
 
-/// Runs `command` in a database of its own: without stagedoor if `settings` is `None`.
-fn try_out(label: &str, settings: Option<&str>, command: impl Fn(&BTreeMap<String, String>) -> Command) {
-    let _watch = Stopwatch::start(format!("{label}: {}", settings.unwrap_or("without stagedoor")));
-    let cluster = Cluster::shared();
-    let database = cluster.database(label);
-    let stagedoor = settings.map(|settings| Stagedoor::start(cluster, settings));
-    let mut environment = libpq(stagedoor.as_ref().map_or(cluster.port, |it| it.port), &database);
-    if stagedoor.is_none() {
-        let ca = cluster.ca_file().display().to_string();
-        environment.insert("DRIVERS_CA_FILE".into(), ca.clone());
-        environment.insert("PGSSLMODE".into(), "verify-full".into());
-        environment.insert("PGSSLROOTCERT".into(), ca);
-    }
-    run(label, &mut command(&environment), LIMIT);
-    if let Some(stagedoor) = stagedoor {
-        stagedoor.finish();
-    }
+/// Where the scripts are.
+fn scripts() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/drivers"))
 }
 
-fn script(label: &'static str, file: &'static str, settings: Option<&str>) {
-    let project = Project::ready("drivers");
-    // `node` takes PostgreSQL's variables out of the environment, and then adds these.
-    try_out(label, settings, |environment| project.node(&[file], environment));
+fn node(script: &str) -> Command {
+    Project::ready("drivers").node(&[script], &BTreeMap::new())
 }
 
-fn tools(settings: Option<&str>) {
-    let scratch = directory();
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drivers/tools.sh");
-    try_out("tools", settings, |environment| {
-        let mut command = Command::new("sh");
-        clean(&mut command);
-        command.arg(&file).arg(scratch.path()).envs(environment);
-        command
-    });
-}
-
-#[test]
-fn node_postgres_without_stagedoor() {
-    script("node_postgres", "node-postgres.mjs", None);
-}
-
-#[test]
-fn node_postgres_in_transaction_mode() {
-    script("node_postgres", "node-postgres.mjs", Some(TRANSACTION));
-}
-
-#[test]
-fn node_postgres_in_session_mode() {
-    script("node_postgres", "node-postgres.mjs", Some(SESSION));
-}
-
-#[test]
-fn knex_without_stagedoor() {
-    script("knex", "knex.mjs", None);
-}
-
-#[test]
-fn knex_in_transaction_mode() {
-    script("knex", "knex.mjs", Some(TRANSACTION));
-}
-
-#[test]
-fn knex_in_session_mode() {
-    script("knex", "knex.mjs", Some(SESSION));
-}
-
-#[test]
-fn psql_and_pgbench_without_stagedoor() {
-    tools(None);
-}
-
-#[test]
-fn psql_and_pgbench_in_transaction_mode() {
-    tools(Some(TRANSACTION_PINNED));
-}
-
-#[test]
-fn psql_and_pgbench_in_session_mode() {
-    tools(Some(SESSION));
+fn tools() -> Command {
+    let mut command = Command::new("sh");
+    command.arg(scripts().join("tools.sh"));
+    command
 }
