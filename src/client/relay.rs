@@ -282,6 +282,7 @@ impl<'a> Relay<'a> {
 
     fn digest_client(&mut self) -> Result<bool, Outcome> {
         let mut moved = false;
+        self.server.look_at_schema();
         while self.left != Some(Left::Politely) && !self.server.state.pipeline.is_full() {
             let flow = &mut self.wires.to_server;
             let step = self.wires.client_scanner.step(flow.unscanned(), flow.is_stuck());
@@ -400,6 +401,7 @@ impl<'a> Relay<'a> {
     /// A statement is done.
     fn ready(&mut self) {
         self.holds.clear();
+        self.server.share_schema();
         let now = Instant::now();
         let since = if self.server.state.pipeline.is_busy() {
             self.busy_since.replace(now)

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -72,6 +73,8 @@ pub struct UpstreamPools {
     pub metrics: Arc<UpstreamMetrics>,
     /// Which client holds which server.
     pub holders: Arc<Holders>,
+    /// How often clients have changed definitions.
+    schema: Arc<AtomicU64>,
     /// Whether the last try to connect worked.
     up: AtomicBool,
     /// Whether any login ever worked.
@@ -163,6 +166,7 @@ impl UpstreamPools {
             dying,
             metrics,
             holders: Arc::default(),
+            schema: Arc::default(),
             up: AtomicBool::new(false),
             verified: AtomicBool::new(false),
             last_error: Mutex::default(),
@@ -465,6 +469,7 @@ impl Pool {
         let lifetime = self.policy.lifetime_max.mul_f64(jitter());
         let mut server = Server::new(connected, dialer, &self.database, lifetime).await?;
         server.holders = self.upstream.holders.clone();
+        server.schema = self.upstream.schema.clone();
         Ok(Box::new(server))
     }
 

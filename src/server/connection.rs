@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
@@ -46,6 +48,8 @@ pub struct Server {
     pub address: CancelAddress,
     /// Which client holds which server of this upstream; its pool's.
     pub holders: Arc<Holders>,
+    /// How often definitions have changed on this upstream, as far as clients of ours changed them.
+    pub schema: Arc<AtomicU64>,
     /// The label of its metrics.
     pub database: String,
     pub opened: Instant,
@@ -117,6 +121,7 @@ impl Server {
                 secret_key: connected.secret_key,
             },
             holders: Arc::default(),
+            schema: Arc::default(),
             database: database.to_owned(),
             opened,
             expires: opened + lifetime,
@@ -124,6 +129,18 @@ impl Server {
         let answer = server.probe(PROBE.as_bytes(), &mut Vec::new()).await?;
         server.state = ServerState::new(reported, answer, connected.startup);
         Ok(server)
+    }
+
+    /// Learns what others have defined.
+    pub fn look_at_schema(&mut self) {
+        self.state.schema_is(self.schema.load(Ordering::Relaxed));
+    }
+
+    /// Lets others know where this server's client may have defined something.
+    pub fn share_schema(&mut self) {
+        if self.state.has_defined() {
+            self.schema.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Asks what the session holds. The bodies of notifications that come meanwhile are put into `aside`.

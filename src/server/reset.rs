@@ -63,7 +63,9 @@ pub async fn clean(
     if !remains.whole {
         return Err(Unclean::HalfFrame);
     }
-    come_to_rest(server, client, remains).await?;
+    let rested = come_to_rest(server, client, remains).await;
+    server.share_schema();
+    rested?;
     if server.state.transaction != Transaction::Idle {
         server.exchange(b"ROLLBACK", &mut Vec::new()).await?;
         server.state.transaction = Transaction::Idle;

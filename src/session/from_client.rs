@@ -196,6 +196,7 @@ pub(super) fn apply(client: &mut ClientState, server: &mut ServerState, effect: 
     if effect.has(Effect::TOUCHES | Effect::LOCAL) {
         server.disturb();
     }
+    server.defines |= effect.has(Effect::DDL);
     client.taints = client.taints.union(taints(effect));
 }
 

@@ -27,6 +27,8 @@ pub struct Text {
     /// The body of Parse behind the name.
     behind: Vec<u8>,
     pub effect: Effect,
+    /// The number of the definitions (tables, types …) that its client has seen when it parsed it.
+    schema: u64,
 }
 
 impl Text {
@@ -34,7 +36,18 @@ impl Text {
     pub fn new(behind: &[u8], effect: Effect) -> Self {
         let mut hasher = DefaultHasher::new();
         behind.hash(&mut hasher);
-        Self { hash: hasher.finish(), behind: behind.to_vec(), effect }
+        Self { hash: hasher.finish(), behind: behind.to_vec(), effect, schema: 0 }
+    }
+
+    /// The text, parsed under the definitions with this number.
+    #[must_use]
+    pub fn under(self, schema: u64) -> Self {
+        Self { schema, ..self }
+    }
+
+    #[must_use]
+    pub const fn schema(&self) -> u64 {
+        self.schema
     }
 
     /// The body of a Parse behind its name.

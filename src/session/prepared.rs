@@ -23,6 +23,8 @@ pub struct Prepared {
     last: u32,
     /// Counts uses, so that the least recently used is known.
     clock: u64,
+    /// The number of the definitions that a Parse sees now.
+    pub schema: u64,
     /// Statements that nobody will use any more, to be closed when something is said to the server anyway.
     doomed: Vec<u32>,
     /// Statements under a client's own name that must be gone before the server is anybody else's.
@@ -47,6 +49,8 @@ struct Entry {
     sent_in: Option<u64>,
     /// What it takes the place of, until it is confirmed.
     instead_of: Option<u32>,
+    /// The number of the definitions under which it was prepared.
+    schema: u64,
 }
 
 /// What a server has.
@@ -64,6 +68,8 @@ impl Prepared {
         self.clock += 1;
         match self.shelf.get_mut(&Key { text: text.clone(), context }) {
             Some(entry) if entry.sent_in.is_some_and(|sent_in| sent_in < segment) => Found::Unsure,
+            // PostgreSQL would say 0A000 of its plan, and nothing of a statement that was parsed since.
+            Some(entry) if entry.schema < text.schema() => Found::Nothing,
             Some(entry) => {
                 entry.used = self.clock;
                 Found::Statement(entry.id)
@@ -82,7 +88,9 @@ impl Prepared {
     pub fn add(&mut self, text: Arc<Text>, context: u64, segment: u64) -> u32 {
         self.last = self.last.wrapping_add(1);
         self.clock += 1;
-        let mut entry = Entry { id: self.last, used: self.clock, sent_in: Some(segment), instead_of: None };
+        let schema = self.schema.max(text.schema());
+        let mut entry =
+            Entry { id: self.last, used: self.clock, sent_in: Some(segment), instead_of: None, schema };
         let key = Key { text, context };
         if let Some(old) = self.shelf.remove(&key) {
             // One that was sent in the same batch and not confirmed is swept with this one, if at all.
@@ -333,6 +341,21 @@ mod tests {
         prepared.confirmed(new);
         assert_eq!(prepared.find(&text("select 1"), 0, 4), Found::Statement(new));
         assert_eq!(prepared.take_doomed(), [old]);
+    }
+
+    #[test]
+    fn what_was_prepared_before_its_client_saw_new_definitions_is_prepared_anew() {
+        let parsed = |schema| Arc::new(Text::new(b"select 1", Effect::NONE).under(schema));
+        let mut prepared = Prepared::default();
+        let old = prepared.add(parsed(0), 0, 0);
+        prepared.confirmed(old);
+        assert_eq!(prepared.find(&parsed(1), 0, 1), Found::Nothing);
+        prepared.schema = 1;
+        assert_eq!(prepared.find(&parsed(0), 0, 1), Found::Statement(old));
+        // Parsed by whoever makes the definitions, before they are there for all.
+        let new = prepared.add(parsed(2), 0, 1);
+        prepared.confirmed(new);
+        assert_eq!(prepared.find(&parsed(2), 0, 2), Found::Statement(new));
     }
 
     #[test]

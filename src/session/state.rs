@@ -192,6 +192,8 @@ pub struct ServerState {
     pub(crate) touched: bool,
     /// The client may have changed which statements are prepared.
     pub(crate) recount: bool,
+    /// The client has sent definitions (DDL) that others may not see yet.
+    pub(crate) defines: bool,
     /// Counts what may have changed settings inside transactions.
     disturbances: u64,
     /// The number of the last one in this transaction.
@@ -215,6 +217,7 @@ impl ServerState {
             prepared: Prepared::default(),
             touched: false,
             recount: false,
+            defines: false,
             disturbances: 0,
             disturbed: None,
             pins: Pins::NONE,
@@ -257,6 +260,23 @@ impl ServerState {
     #[must_use]
     pub fn statements(&self) -> usize {
         self.prepared.len()
+    }
+
+    /// The number of the definitions that everybody sees now; it grows with each [`Self::has_defined`].
+    pub const fn schema_is(&mut self, number: u64) {
+        self.prepared.schema = number;
+    }
+
+    /// The number of the definitions that a Parse sees now: those of this transaction have the next one.
+    pub(crate) const fn schema(&self) -> u64 {
+        self.prepared.schema + self.defines as u64
+    }
+
+    /// Whether definitions may have been committed since this was asked last.
+    pub fn has_defined(&mut self) -> bool {
+        let defined = self.defines && self.transaction == Transaction::Idle;
+        self.defines &= !self.is_idle();
+        defined
     }
 
     /// Something may have changed settings, if only until the transaction ends.

@@ -128,7 +128,7 @@ fn parse_named(
     if is_known_by_name || !received.whole || client.names.is_full(behind_name.len()) {
         return pass_named(client, server, name, effect, (received.total, out));
     }
-    let text = Arc::new(Text::new(behind_name, effect));
+    let text = Arc::new(Text::new(behind_name, effect).under(server.schema()));
     let id = server.prepared.add(text.clone(), server.contexts().0, segment);
     client.names.change(segment, name, Some(text));
     close_doomed(server, out);

@@ -37,4 +37,5 @@ mod pins;
 mod random;
 mod shutdown;
 mod startup;
+mod statements;
 mod transactions;
