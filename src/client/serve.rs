@@ -406,7 +406,7 @@ pub async fn speak_as(
     mut lease: Lease,
     metrics: &PoolMetrics,
 ) -> Result<Lease, Refusal> {
-    while let Some((sql, settings)) = hand_over(state, &lease.server.state) {
+    if let Some((sql, settings)) = hand_over(state, &lease.server.state) {
         metrics.handovers_total.inc();
         match lease.server.exchange(&sql, &mut Vec::new()).await {
             Ok(_) => lease.server.state.parameters = settings,

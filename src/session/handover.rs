@@ -36,19 +36,14 @@ pub fn suits(client: &ClientState, server: &ServerState) -> bool {
     server.parameters.custom_names().all(known) && (!client.is_strict() || client.has_name_of(server))
 }
 
-/// The next statement that brings `server` nearer to what `client` has a right to find, and the settings
-/// that it will have then; `None` when it is there. Ask again after each.
+/// The statement that makes `server` what `client` has a right to find, and the settings that it will have then;
+/// `None` where it is so already.
 #[must_use]
 pub fn hand_over(client: &ClientState, server: &ServerState) -> Option<(Vec<u8>, Parameters)> {
-    let (have, want) = (&server.parameters, client.wanted_on(server));
-    let sql = difference(have, want)?;
-    if sql.is_ascii() || have.get(CLIENT_ENCODING) == want.get(CLIENT_ENCODING) {
-        return Some((sql, want.clone()));
-    }
-    // The values are in the client's encoding, so the server must be as well before it reads them.
-    let encoding = want.get(CLIENT_ENCODING).map(|value| (CLIENT_ENCODING.to_owned(), value.to_vec()));
-    let step = encoding.into_iter().collect();
-    Some((difference(have, &step).unwrap_or_default(), step))
+    let want = client.wanted_on(server);
+    // Values are in the encoding of the client to whom they were told.
+    let encoding = client.told.get(CLIENT_ENCODING).unwrap_or_default();
+    Some((difference(&server.parameters, want, encoding)?, want.clone()))
 }
 
 /// The settings of a StartupMessage but for `application_name`: only servers that began with the same ones are

@@ -156,8 +156,9 @@ fn fingerprint<T: Hash>(items: impl IntoIterator<Item = T>) -> u64 {
 /// so one implicit transaction: it happens whole or not at all.
 ///
 /// Roles are left first and taken last: a setting that needs more rights than the role has was set before it.
+/// The SQL is ASCII, so it does not matter what `client_encoding` the session has; `encoding` is that of the values.
 #[must_use]
-pub fn difference(have: &Parameters, want: &Parameters) -> Option<Vec<u8>> {
+pub fn difference(have: &Parameters, want: &Parameters, encoding: &[u8]) -> Option<Vec<u8>> {
     if have == want {
         return None;
     }
@@ -176,7 +177,7 @@ pub fn difference(have: &Parameters, want: &Parameters) -> Option<Vec<u8>> {
         push_identifier(&mut sql, name);
         sql.push(b';');
     }
-    push_set_config(&mut sql, &changes(have, want, leaves_role));
+    push_set_config(&mut sql, &changes(have, want, leaves_role), encoding);
     Some(sql)
 }
 
@@ -195,15 +196,30 @@ fn is_identity(name: &str) -> bool {
     name == ROLE || name == SESSION_AUTHORIZATION
 }
 
-fn push_set_config(sql: &mut Vec<u8>, changes: &[(&str, &[u8])]) {
+fn push_set_config(sql: &mut Vec<u8>, changes: &[(&str, &[u8])], encoding: &[u8]) {
     for (at, (name, value)) in changes.iter().enumerate() {
         sql.extend_from_slice(if at == 0 { b"SELECT " } else { b"," });
         sql.extend_from_slice(b"pg_catalog.set_config(");
         push_literal(sql, name.as_bytes());
         sql.push(b',');
-        push_literal(sql, value);
+        push_value(sql, value, encoding);
         sql.extend_from_slice(b",false)");
     }
+}
+
+/// A value, in hexadecimal digits where it is not ASCII: some encodings have quotes and backslashes inside of their
+/// characters, and the session may have another encoding than the one that the value is in.
+fn push_value(sql: &mut Vec<u8>, value: &[u8], encoding: &[u8]) {
+    if value.is_ascii() {
+        return push_literal(sql, value);
+    }
+    sql.extend_from_slice(b"pg_catalog.convert_from(pg_catalog.decode('");
+    for byte in value {
+        sql.extend([byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
+    }
+    sql.extend_from_slice(b"','hex'),");
+    push_literal(sql, encoding);
+    sql.push(b')');
 }
 
 /// `E'…'`, which means the same whatever `standard_conforming_strings` says.
@@ -252,9 +268,16 @@ mod tests {
                 ),
             ),
             ("a=x", "a=it's\\", Some("SELECT pg_catalog.set_config(E'a',E'it\\'s\\\\',false)")),
+            (
+                "",
+                "a=é",
+                Some(
+                    "SELECT pg_catalog.set_config(E'a',pg_catalog.convert_from(pg_catalog.decode('c3a9','hex'),E'SJIS'),false)",
+                ),
+            ),
         ];
         for (have, want, expected) in rows {
-            let sql = difference(&parameters(have), &parameters(want));
+            let sql = difference(&parameters(have), &parameters(want), b"SJIS");
             assert_eq!(
                 sql.map(|sql| String::from_utf8(sql).unwrap()).as_deref(),
                 expected,

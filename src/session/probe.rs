@@ -12,15 +12,15 @@ use crate::session::prepared::PREFIX;
 use crate::wire::backend::data_row;
 
 /// What a session holds beyond a fresh login, in one round trip.
-/// Every name is qualified, operators too: the client owns `search_path`.
+/// Every name is qualified, operators too: the client owns `search_path`. Whatever lies in the session's temporary
+/// schema, be it a table, a function or a collation, depends on it, so `pg_depend` knows of all kinds.
 pub const PROBE: &str = "\
 SELECT 's'::pg_catalog.text, name, setting FROM pg_catalog.pg_settings WHERE source OPERATOR(pg_catalog.=) 'session' \
 UNION ALL SELECT 'i', 'role', pg_catalog.current_setting('role') \
 UNION ALL SELECT 'i', 'session_authorization', pg_catalog.current_setting('session_authorization') \
-UNION ALL SELECT 'p', 'temp_table', '' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0::pg_catalog.oid AND (\
-EXISTS (SELECT FROM pg_catalog.pg_class WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) OR \
-EXISTS (SELECT FROM pg_catalog.pg_proc WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) OR \
-EXISTS (SELECT FROM pg_catalog.pg_type WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())) \
+UNION ALL SELECT 'p', 'temp_table', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_depend \
+WHERE refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass \
+AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
 UNION ALL SELECT 'p', 'advisory_lock', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
 WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()) \
 UNION ALL SELECT 'f', name, '' FROM pg_catalog.pg_prepared_statements WHERE name OPERATOR(pg_catalog.!~~) 'stagedoor:%' \

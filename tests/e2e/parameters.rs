@@ -1,6 +1,7 @@
 //! Settings belong to a client, however few servers there are: here one for all.
 
 use crate::support::compare::Worlds;
+use crate::support::frames;
 use crate::support::postgres::Cluster;
 use crate::support::postgres::ROLE;
 use crate::support::raw::Client;
@@ -200,6 +201,43 @@ fn a_function_that_hides_what_it_sets_is_asked_about_where_the_operator_has_name
         clients[1].extended("select \"enter\"($1)", &[Some("by parameter")]);
         for client in &mut *clients {
             client.query("select current_setting('app.tenant', true), current_setting('work_mem')");
+        }
+    });
+    assert_eq!(worlds.servers(), 1, "settings are shared, not pinned");
+    worlds.end();
+    stagedoor.finish();
+}
+
+#[test]
+fn values_travel_in_whatever_encoding_their_client_has() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, ONE);
+    let worlds = Worlds::new(cluster, &stagedoor, "encodings", "");
+    // The second byte of this character is a backslash in Shift JIS, and 0x5C5C would be an escaped one.
+    let rows: [(&str, &[u8]); 4] = [
+        ("SJIS", b"\x83\x5c"),
+        ("LATIN1", b"\xe9'\\"),
+        ("UTF8", "ソ\\'é".as_bytes()),
+        ("EUC_JP", b"\xa5\xbd\\"),
+    ];
+    worlds.same_with(&|target| target, rows.len(), |clients| {
+        for (client, (encoding, value)) in clients.iter_mut().zip(rows) {
+            client.query(&format!("set client_encoding to '{encoding}'"));
+            let bound =
+                [b"\0\0\0\0\0\x01", &u32::try_from(value.len()).unwrap().to_be_bytes()[..], value, b"\0\0"];
+            let frames = [
+                frames::parse("", "select set_config('my.word', $1, false)", &[]),
+                frames::frame(b'B', &bound.concat()),
+                frames::execute("", 0),
+                frames::sync(),
+            ];
+            client.send(&frames.concat());
+            client.ready();
+        }
+        for _ in 0..2 {
+            for client in &mut *clients {
+                client.query("select current_setting('my.word'), length(current_setting('my.word'))");
+            }
         }
     });
     assert_eq!(worlds.servers(), 1, "settings are shared, not pinned");

@@ -32,6 +32,12 @@ const CLAIMS: &[Claim] = &[
         release: "discard temp",
     },
     Claim {
+        reason: "temp_table",
+        make: "create collation pg_temp.mine from \"C\"",
+        show: "select to_regcollation('pg_temp.mine') is null",
+        release: "drop collation pg_temp.mine",
+    },
+    Claim {
         reason: "advisory_lock",
         make: "select pg_advisory_lock(42)",
         show: "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid() \
