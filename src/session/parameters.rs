@@ -215,7 +215,7 @@ fn push_value(sql: &mut Vec<u8>, value: &[u8], encoding: &[u8]) {
     }
     sql.extend_from_slice(b"pg_catalog.convert_from(pg_catalog.decode('");
     for byte in value {
-        sql.extend([byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
+        sql.extend_from_slice(format!("{byte:02x}").as_bytes());
     }
     sql.extend_from_slice(b"','hex'),");
     push_literal(sql, encoding);
