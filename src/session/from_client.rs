@@ -6,8 +6,10 @@ use crate::session::pipeline::Delivery;
 use crate::session::pipeline::Request;
 use crate::session::state::ClientState;
 use crate::session::state::ServerState;
+use crate::session::state::release;
 use crate::session::statements;
 use crate::session::verdict::FromClient;
+use crate::session::verdict::Release;
 use crate::sql::effect::Effect;
 use crate::sql::effect::custom_settings;
 use crate::sql::effect::effect;
@@ -166,7 +168,7 @@ pub(super) fn note(
     }
     if effect.has(Effect::RESETS) && !client.has_name_of(server) {
         client.be_strict();
-        if server.is_idle() && !server.touched && client.left_behind(server).is_empty() {
+        if release(client, server) == Release::Return {
             return None;
         }
     }
