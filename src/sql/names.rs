@@ -29,13 +29,19 @@ pub fn rewrite_names(
     let (mut rewritten, mut copied, mut before) = (Vec::new(), 0, Token::Symbol(b';'));
     while let Some(token) = lexer.next() {
         let mention = mention(before, token).and_then(|mention| Some((mention, name(mention, lexer)?)));
-        before = token;
-        let Some((mention, name)) = mention else { continue };
+        let Some((mention, name)) = mention else {
+            before = token;
+            continue;
+        };
+        (lexer, before) = (name.behind, Token::Quoted(b"")); // A name is no keyword, whatever it looks like.
         if let Some(other) = named(mention, &name.folded) {
             rewritten.extend_from_slice(text.get(copied..name.start).unwrap_or_default());
             rewritten.push(b'"');
             rewritten.extend_from_slice(other.as_bytes());
             rewritten.push(b'"');
+            if text.get(name.end) == Some(&b'"') {
+                rewritten.push(b' '); // Two quotes would be one that belongs to the name.
+            }
             copied = name.end;
         }
     }
@@ -74,6 +80,7 @@ struct Name<'a> {
     folded: Cow<'a, [u8]>,
     start: usize,
     end: usize,
+    behind: Lexer<'a>,
 }
 
 fn name(mention: Mention, mut lexer: Lexer<'_>) -> Option<Name<'_>> {
@@ -94,7 +101,7 @@ fn name(mention: Mention, mut lexer: Lexer<'_>) -> Option<Name<'_>> {
     };
     let of_transaction = mention == Mention::Prepare && token.is_keyword(b"transaction");
     let is_other = of_transaction && matches!(lexer.peek(), Some(Token::Text(_)));
-    (!is_other).then_some(Name { folded, start: lexer.start(), end: lexer.end() })
+    (!is_other).then_some(Name { folded, start: lexer.start(), end: lexer.end(), behind: lexer })
 }
 
 /// `""` stands for one quote.
@@ -150,6 +157,8 @@ mod tests {
             ("create trigger t after insert on x execute function f()", None, &[]),
             ("select 'execute p', \"execute\" -- execute p", None, &[]),
             ("execute other", None, &["other"]),
+            ("deallocate as execute p", Some(r#"deallocate "x:1" execute p"#), &["as"]),
+            ("execute p\"q\"", Some(r#"execute "x:1" "q""#), &["p"]),
         ];
         for (text, expected, asked) in rows {
             check(text, expected, asked);
