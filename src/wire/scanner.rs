@@ -69,7 +69,12 @@ impl Scanner {
         self.passing -= passed;
         while self.passing == 0 {
             let rest = bytes.get(passed..).unwrap_or_default();
-            let Some((tag, total)) = header(rest)? else { break };
+            let (tag, total) = match header(rest) {
+                Ok(Some(found)) => found,
+                Ok(None) => break,
+                Err(_) if passed > 0 => break, // What stands before it passes first, as it does in any chunking.
+                Err(error) => return Err(error),
+            };
             if self.interest.get(usize::from(tag)).copied().unwrap_or(true) {
                 if passed > 0 {
                     break;
