@@ -137,16 +137,12 @@ impl Pipeline {
         self.owed.pop_front()
     }
 
-    /// ReadyForQuery came: everything up to the request that it ends is answered. `None` where nobody was owed
-    /// one.
+    /// ReadyForQuery came: the request that it ends, or `None` where something else is owed first.
     pub fn ready(&mut self) -> Option<Request> {
         self.copy_in = CopyIn::None;
-        while let Some(expected) = self.owed.pop_front() {
-            if matches!(expected.request, Request::Query { .. } | Request::Sync) {
-                return Some(expected.request);
-            }
-        }
-        None
+        let ends =
+            |expected: &mut Expected| matches!(expected.request, Request::Query { .. } | Request::Sync);
+        self.owed.pop_front_if(ends).map(|expected| expected.request)
     }
 
     /// An ErrorResponse came. In an extended batch the server skips to the next Sync, a simple Query
@@ -214,6 +210,12 @@ impl Pipeline {
             self.push(Request::Sync, Delivery::Swallow);
         }
         words
+    }
+
+    /// How many replies are owed.
+    #[must_use]
+    pub fn owed(&self) -> usize {
+        self.owed.len()
     }
 
     #[must_use]
