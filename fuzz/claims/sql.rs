@@ -1,0 +1,86 @@
+//! SQL texts: any bytes have an effect, and what is rewritten says the same of other names.
+
+use stagedoor::sql::dialect::Dialect;
+use stagedoor::sql::dialect::Strings;
+use stagedoor::sql::effect::Effect;
+use stagedoor::sql::effect::custom_settings;
+use stagedoor::sql::names::rewrite_names;
+use stagedoor::sql::signal::rewrite_pids;
+
+/// Not knowing a setting never hides an effect.
+pub(super) fn effect(text: &[u8]) {
+    let read = |strings| effect_in(text, Dialect { strings, ..Dialect::default() });
+    let both = read(Strings::Standard) | read(Strings::Escaped);
+    assert_eq!(read(Strings::Either), both);
+    let mut custom = false;
+    custom_settings(text, Dialect::default(), &mut |name| {
+        custom = true;
+        assert!(name.contains('.') && name.to_ascii_lowercase() == name, "{name:?}");
+    });
+    assert!(!custom || both.has(Effect::CUSTOM), "a custom setting without its effect");
+}
+
+fn effect_in(text: &[u8], dialect: Dialect) -> Effect {
+    stagedoor::sql::effect::effect(text, dialect)
+}
+
+/// A rewritten text has the effect of the first one, and speaks of what it was told to, in the same order.
+pub(super) fn rewrite(text: &[u8]) {
+    for strings in [Strings::Standard, Strings::Escaped] {
+        let dialect = Dialect { strings, ..Dialect::default() };
+        pids(text, dialect);
+        names(text, dialect);
+    }
+}
+
+fn pids(text: &[u8], dialect: Dialect) {
+    let mut asked = Vec::new();
+    let mut note = |pid| {
+        asked.push(pid);
+        None
+    };
+    assert_eq!(rewrite_pids(text, dialect, &mut note), None, "nothing is translated, so nothing changes");
+    let Some(other) = rewrite_pids(text, dialect, &mut |pid| Some(pid / 2)) else {
+        assert!(asked.is_empty());
+        return;
+    };
+    assert_eq!(effect_in(&other, dialect), effect_in(text, dialect), "{}", show(&other));
+    let mut again = Vec::new();
+    rewrite_pids(&other, dialect, &mut |pid| {
+        again.push(pid);
+        None
+    });
+    let halved: Vec<i64> = asked.iter().map(|pid| pid / 2).collect();
+    assert_eq!(again, halved, "{}", show(&other));
+}
+
+fn names(text: &[u8], dialect: Dialect) {
+    let mut asked = Vec::new();
+    let mut note = |mention, name: &[u8]| {
+        asked.push((mention, name.to_vec()));
+        None
+    };
+    assert_eq!(rewrite_names(text, dialect, &mut note), None, "nothing is renamed, so nothing changes");
+    let mut number = 0;
+    let mut renamed = |_, _: &[u8]| {
+        number += 1;
+        Some(format!("stagedoor:{number}"))
+    };
+    let Some(other) = rewrite_names(text, dialect, &mut renamed) else {
+        assert!(asked.is_empty());
+        return;
+    };
+    assert_eq!(effect_in(&other, dialect), effect_in(text, dialect), "{}", show(&other));
+    let mut again = Vec::new();
+    rewrite_names(&other, dialect, &mut |mention, name| {
+        again.push((mention, show(name)));
+        None
+    });
+    let expected: Vec<_> =
+        (1..).zip(&asked).map(|(number, (mention, _))| (*mention, format!("stagedoor:{number}"))).collect();
+    assert_eq!(again, expected, "{}", show(&other));
+}
+
+fn show(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
+}

@@ -1,0 +1,8 @@
+//! See `claims/scanner.rs`.
+
+#![no_main]
+
+#[path = "../claims/mod.rs"]
+mod claims;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| claims::SCANNER.1(input));
