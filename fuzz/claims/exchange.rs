@@ -174,7 +174,7 @@ impl Pair {
         assert!(!question.contains(&0));
         whole_frames(&self.server.asked(), 0);
         let mut rows = vec![row(b"i", b"role", b"none"), row(b"i", b"session_authorization", b"app")];
-        for word in line.split(|&byte| byte == b' ').filter(|word| !word.is_empty()) {
+        for word in line.split(|&byte| matches!(byte, b' ' | 0)).filter(|word| !word.is_empty()) {
             let mut columns = word.splitn(3, |&byte| byte == b',');
             let mut column = || columns.next().unwrap_or_default();
             rows.push(row(column(), column(), column()));
