@@ -29,6 +29,7 @@ use crate::pool::checkout::CheckoutError;
 use crate::pool::checkout::Pool;
 use crate::pool::lease::Lease;
 use crate::server::connection::ExchangeError;
+use crate::server::connection::Server;
 use crate::server::reset::Remains;
 use crate::server::reset::clean;
 use crate::session::from_client;
@@ -406,24 +407,38 @@ pub async fn speak_as(
     mut lease: Lease,
     metrics: &PoolMetrics,
 ) -> Result<Lease, Refusal> {
-    if let Some((sql, settings)) = hand_over(state, &lease.server.state) {
-        metrics.handovers_total.inc();
-        match lease.server.exchange(&sql, &mut Vec::new()).await {
-            Ok(_) => lease.server.state.parameters = settings,
-            Err(error) => {
-                lease.discard("handover_failed");
-                return Err(match error {
-                    ExchangeError::Refused(refusal) => refusal.fatal_too(),
-                    lost @ (ExchangeError::Closed
-                    | ExchangeError::Io(_)
-                    | ExchangeError::Length(_)
-                    | ExchangeError::Nonsense
-                    | ExchangeError::TimedOut) => server_lost(&lost.to_string()),
-                });
-            }
+    match make_speak(state, &mut lease.server, metrics).await {
+        Ok(()) => Ok(lease),
+        Err(error) => {
+            lease.discard("handover_failed");
+            Err(match error {
+                ExchangeError::Refused(refusal) => refusal.fatal_too(),
+                lost @ (ExchangeError::Closed
+                | ExchangeError::Io(_)
+                | ExchangeError::Length(_)
+                | ExchangeError::Nonsense
+                | ExchangeError::TimedOut) => server_lost(&lost.to_string()),
+            })
         }
     }
-    Ok(lease)
+}
+
+async fn make_speak(
+    state: &ClientState,
+    server: &mut Server,
+    metrics: &PoolMetrics,
+) -> Result<(), ExchangeError> {
+    server.state.handed_to(state);
+    if let Some((sql, settings)) = hand_over(state, &server.state) {
+        metrics.handovers_total.inc();
+        server.exchange(&sql, &mut Vec::new()).await?;
+        server.state.parameters = settings;
+    }
+    if server.state.must_forget_sequences(state) {
+        server.exchange(b"DISCARD SEQUENCES", &mut Vec::new()).await?;
+        server.state.sequences_are_forgotten();
+    }
+    Ok(())
 }
 
 /// Drops a frame of which the head or all is there.

@@ -168,7 +168,13 @@ pub(super) fn note(
     }
     if effect.has(Effect::RESETS) && !client.has_name_of(server) {
         client.be_strict();
-        if release(client, server) == Release::Return {
+        if can_leave(client, server) {
+            return None;
+        }
+    }
+    if effect.has(Effect::SEQUENCE) {
+        client.asks_sequences = server.has_strange_sequences() && can_leave(client, server);
+        if client.asks_sequences {
             return None;
         }
     }
@@ -177,6 +183,11 @@ pub(super) fn note(
     }
     apply(client, server, effect);
     Some(effect)
+}
+
+/// Whether another server would do as well: this one holds nothing of the client's and owes nothing.
+fn can_leave(client: &ClientState, server: &ServerState) -> bool {
+    release(client, server) == Release::Return
 }
 
 /// Whether a text that changes settings of the transaction may bring `pg_temp` into `search_path`: written out, or

@@ -33,6 +33,7 @@ const DISTURBED: u64 = 1 << 63;
 /// What this client believes its session to be. Lives as long as the client.
 #[derive(Debug)]
 pub struct ClientState {
+    id: u32,
     /// What it asked for in its StartupMessage: what RESET goes back to.
     startup: Parameters,
     /// The session settings that it has a right to find, beyond those of `startup`.
@@ -45,6 +46,8 @@ pub struct ClientState {
     pub(crate) watched: Box<[String]>,
     /// Whether it goes back to what it began with, so that its server must have begun alike.
     strict: bool,
+    /// It is about to ask what a sequence said last, and not of another client's doing.
+    pub(crate) asks_sequences: bool,
     /// What ParameterStatus told it last.
     pub told: Reported,
     /// What nobody can be asked for.
@@ -63,12 +66,14 @@ impl ClientState {
     pub fn new(id: u32, startup: Parameters) -> Self {
         let custom = startup.custom_names().map(str::to_owned).collect();
         let mut client = Self {
+            id,
             startup,
             parameters: Parameters::none(),
             lent: Parameters::none(),
             custom,
             watched: Box::default(),
             strict: false,
+            asks_sequences: false,
             told: Reported::default(),
             taints: Pins::NONE,
             unnamed: Unnamed::default(),
@@ -188,6 +193,10 @@ pub struct ServerState {
     login: Identity,
     pub(crate) unnamed: Lies,
     pub(crate) prepared: Prepared,
+    /// The client that holds it, or held it last.
+    holder: Option<u32>,
+    /// What `currval` and `lastval` say may be of another client's doing.
+    strange_sequences: bool,
     /// The client may have changed what only a probe can tell.
     pub(crate) touched: bool,
     /// The client may have changed which statements are prepared.
@@ -215,6 +224,8 @@ impl ServerState {
             login: answer.identity,
             unnamed: Lies::Nothing,
             prepared: Prepared::default(),
+            holder: None,
+            strange_sequences: false,
             touched: false,
             recount: false,
             defines: false,
@@ -260,6 +271,29 @@ impl ServerState {
     #[must_use]
     pub fn statements(&self) -> usize {
         self.prepared.len()
+    }
+
+    /// `client` takes it.
+    pub fn handed_to(&mut self, client: &ClientState) {
+        let is_strange = |holder| holder != client.id || client.asks_sequences;
+        self.strange_sequences = self.holder.is_some_and(is_strange);
+        self.holder = Some(client.id);
+    }
+
+    /// Whether `DISCARD SEQUENCES` must be said before `client` can ask for `currval` or `lastval`: a column's
+    /// default may have called `nextval` for another client, and no text showed it.
+    #[must_use]
+    pub const fn must_forget_sequences(&self, client: &ClientState) -> bool {
+        client.asks_sequences && self.strange_sequences
+    }
+
+    /// `DISCARD SEQUENCES` was answered.
+    pub const fn sequences_are_forgotten(&mut self) {
+        self.strange_sequences = false;
+    }
+
+    pub(crate) const fn has_strange_sequences(&self) -> bool {
+        self.strange_sequences
     }
 
     /// The number of the definitions that everybody sees now; it grows with each [`Self::has_defined`].
@@ -308,6 +342,8 @@ impl ServerState {
         self.touched = false;
         self.recount = false;
         self.unnamed = Lies::Unknown;
+        self.holder = None;
+        self.strange_sequences = false;
         self.prepared.clear();
         self.settle();
     }

@@ -287,3 +287,32 @@ fn a_table_that_search_path_makes_temporary_is_seen_by_its_client_alone() {
     worlds.end();
     stagedoor.finish();
 }
+
+#[test]
+fn what_a_columns_default_took_from_a_sequence_for_one_client_is_not_told_another() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let worlds = Worlds::new(cluster, &stagedoor, "hidden_nextval", "create table t (id serial, n int)");
+    let insert = "insert into t (n) values (1)";
+    for ask in ["select lastval()", "select currval('t_id_seq')"] {
+        worlds.same_with(&|target| target, 2, |clients| {
+            clients[0].query(insert);
+            clients[1].query(ask);
+            clients[1].query(insert);
+            clients[1].query(ask);
+            clients[1].query("discard sequences");
+            clients[1].query(ask);
+            clients[1].query("discard all");
+            clients[0].query("begin");
+            clients[0].query(insert);
+            clients[0].query(ask);
+            clients[0].query("commit");
+            clients[0].query(ask);
+            clients[0].query("discard all");
+            clients[1].extended(ask, &[]);
+        });
+    }
+    assert_eq!(worlds.servers(), 1);
+    worlds.end();
+    stagedoor.finish();
+}
