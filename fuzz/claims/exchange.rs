@@ -91,11 +91,7 @@ impl Pair {
                 assert!(!out.is_empty());
                 (out, None)
             }
-            FromClient::Swallow
-            | FromClient::End
-            | FromClient::Refuse(_)
-            | FromClient::Wait
-            | FromClient::Elsewhere => {
+            FromClient::Swallow | FromClient::End | FromClient::Wait | FromClient::Elsewhere => {
                 assert_eq!((out.len(), grown), (0, 0), "nothing is sent: {verdict:?}");
                 return self.note_stay(&verdict, tag, &body, missing);
             }
@@ -125,7 +121,7 @@ impl Pair {
                 assert_eq!(release(&self.client, &self.server), Release::Return, "it cannot go elsewhere");
                 true
             }
-            FromClient::End | FromClient::Refuse(_) => false,
+            FromClient::End => false,
             FromClient::Swallow
             | FromClient::Forward
             | FromClient::ForwardBehind

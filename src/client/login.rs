@@ -225,6 +225,9 @@ fn farewell(id: i32, startup: &Startup, plugin: Option<&str>, pool: &Pool, end: 
         End::Goodbye | End::Gone | End::Shutdown => {
             tracing::debug!(client, database, user, plugin, upstream, ?end, "client left");
         }
+        End::Babbled => {
+            info!(client, database, user, plugin, upstream, "client sent no message of the protocol")
+        }
         End::Refused(why) => {
             info!(client, database, user, plugin, upstream, sqlstate = why.sqlstate(), %why, "client was refused");
         }

@@ -7,6 +7,8 @@ use std::task::Context;
 use std::task::Poll;
 
 use tokio::time::Instant;
+use tokio::time::Sleep;
+use tokio::time::sleep;
 use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::client::registry::Aimed;
@@ -17,6 +19,7 @@ use crate::metrics::pool::PoolMetrics;
 use crate::net::stream::Stream;
 use crate::server::connection::Server;
 use crate::server::holders::Holders;
+use crate::server::reset::FAREWELL;
 use crate::session::from_client::Received;
 use crate::session::from_client::from_client;
 use crate::session::from_server::from_server;
@@ -32,8 +35,10 @@ use crate::wire::backend::tag;
 use crate::wire::flow::Flow;
 use crate::wire::frame::Frame;
 use crate::wire::frame::HEADER_BYTES;
+use crate::wire::frontend::Nonsense;
+use crate::wire::frontend::nonsense;
+use crate::wire::message::TERMINATE;
 use crate::wire::message::frame;
-use crate::wire::refusal::Refusal;
 use crate::wire::refusal::field;
 use crate::wire::scanner::Scanner;
 use crate::wire::scanner::Step;
@@ -48,23 +53,25 @@ pub enum Outcome {
     Return,
     /// The server must be probed before anybody can say.
     Probe,
-    /// The client said goodbye, or is gone.
+    /// The client has nothing more to say, and what it said is answered, or takes too long.
     ClientLeft(Left),
+    /// So it was while the server waited for more, and the server has ended as PostgreSQL does then.
+    Ended(Left),
     /// The server is gone, or cannot be relied on.
     ServerLost { why: String, told: bool },
-    /// The client is told this, and closed.
-    Refuse(Refusal),
     /// The sidecar ends, and nothing is open.
     Goodbye,
 }
 
-/// How a client left.
+/// How a client came to the end of what it says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
     /// Terminate.
     Politely,
     /// End of file, or a broken connection.
     Silently,
+    /// With something that no client says.
+    Babbling(Nonsense),
 }
 
 /// The two directions between one client and one server.
@@ -89,7 +96,12 @@ pub struct Relay<'a> {
     /// Why the client is known to stay, as far as it has been counted.
     pub pinned: Pins,
     left: Option<Left>,
-    client_deaf: bool,
+    /// The client's stream has ended; what was read of it is still to be digested.
+    client_ended: bool,
+    /// The server was told that no more will come.
+    passed_on: bool,
+    /// When a client that has left is given up, unless something moves.
+    deadline: Option<Pin<Box<Sleep>>>,
     /// The server said why it ends.
     farewell: bool,
     busy_since: Option<Instant>,
@@ -101,7 +113,7 @@ pub struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    pub const fn new(
+    pub fn new(
         (client, state): (&'a mut Stream, &'a mut ClientState),
         server: &'a mut Server,
         wires: &'a mut Wires,
@@ -118,7 +130,9 @@ impl<'a> Relay<'a> {
             metrics,
             pinned,
             left: None,
-            client_deaf: false,
+            client_ended: false,
+            passed_on: false,
+            deadline: None,
             farewell: false,
             busy_since: None,
             began: None,
@@ -149,8 +163,12 @@ impl<'a> Relay<'a> {
                     if !moved {
                         break;
                     }
+                    self.postpone();
                 }
             }
+        }
+        if let Some(left) = self.left.filter(|_| self.is_overdue(cx)) {
+            return Poll::Ready(Outcome::ClientLeft(left));
         }
         // A pinned client that rests is told goodbye like one without a server.
         if self.server.state.is_idle() && self.wires.to_client.pending() == 0 && goodbye.poll(cx).is_ready() {
@@ -162,10 +180,11 @@ impl<'a> Relay<'a> {
     /// Moves what can be moved, once in each direction. Tells whether anything was.
     fn step(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
         let mut moved = self.digest_client()?;
+        moved |= self.pass_on();
         moved |= self.write_server(cx)?;
         moved |= self.read_server(cx)?;
         moved |= self.digest_server()?;
-        moved |= self.write_client(cx);
+        moved |= self.write_client(cx)?;
         moved |= self.read_client(cx);
         Ok(moved)
     }
@@ -177,10 +196,10 @@ impl<'a> Relay<'a> {
             return None;
         }
         if let Some(left) = self.left {
-            // PostgreSQL finishes what it has read before it notices that a client has said goodbye.
-            let waits =
-                left == Left::Politely && !self.client_deaf && self.server.state.pipeline.will_be_ready();
-            return (!waits).then_some(Outcome::ClientLeft(left));
+            // PostgreSQL does and answers all that it was told before it notices that its client has left.
+            let answered = self.server.state.pipeline.is_settled() && !self.passed_on;
+            let done = answered && self.is_settled() && wires.to_client.pending() == 0;
+            return done.then_some(Outcome::ClientLeft(left));
         }
         if !self.is_settled() || wires.to_client.pending() > 0 {
             return None;
@@ -201,9 +220,46 @@ impl<'a> Relay<'a> {
             && self.wires.client_scanner.at_boundary()
     }
 
+    /// The client has nothing more to say.
+    fn leave(&mut self, left: Left) {
+        self.left = Some(left);
+        self.deadline = Some(Box::pin(sleep(FAREWELL)));
+    }
+
+    /// Something has moved.
+    fn postpone(&mut self) {
+        if let Some(deadline) = &mut self.deadline {
+            deadline.as_mut().reset(Instant::now() + FAREWELL);
+        }
+    }
+
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready())
+    }
+
+    /// Where the server waits for what its client will never say, it is told how that has ended: it knows best
+    /// what comes of it.
+    fn pass_on(&mut self) -> bool {
+        let pipeline = &self.server.state.pipeline;
+        let Some(left) = self.left.filter(|_| !self.passed_on) else { return false };
+        let comes_to_rest = pipeline.is_settled() || pipeline.will_be_ready();
+        if comes_to_rest && self.wires.client_scanner.at_boundary() {
+            return false;
+        }
+        let flow = &mut self.wires.to_server;
+        match left {
+            Left::Politely => flow.insert(TERMINATE),
+            Left::Silently => {}
+            Left::Babbling(_) => flow.approve(HEADER_BYTES),
+        }
+        self.passed_on = true;
+        true
+    }
+
     fn read_client(&mut self, cx: &mut Context<'_>) -> bool {
         let flow = &mut self.wires.to_server;
-        if self.left.is_some()
+        if self.client_ended
+            || self.left.is_some()
             || flow.is_congested()
             || flow.is_full()
             || self.server.state.pipeline.is_full()
@@ -218,7 +274,7 @@ impl<'a> Relay<'a> {
                 true
             }
             Poll::Ready(_) => {
-                self.left = Some(Left::Silently);
+                self.client_ended = true;
                 true
             }
         }
@@ -241,6 +297,9 @@ impl<'a> Relay<'a> {
     }
 
     fn lost(&self, why: String) -> Outcome {
+        if let Some(left) = self.left.filter(|_| self.passed_on) {
+            return Outcome::Ended(left);
+        }
         // Inside a frame nothing can be said any more.
         let told = self.farewell || !self.wires.server_scanner.at_boundary();
         Outcome::ServerLost { why, told }
@@ -248,8 +307,12 @@ impl<'a> Relay<'a> {
 
     fn write_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
         let (moved, written) = pump(&mut self.server.stream, &mut self.wires.to_server, cx);
+        if self.passed_on && self.wires.to_server.pending() == 0 {
+            // Where this fails, reading tells.
+            let _ = self.server.stream.poll_shutdown(cx);
+        }
         match written {
-            Ok(_) => Ok(moved > 0),
+            Ok(()) => Ok(moved > 0),
             // What it said before it went is still to be read.
             Err(_) if self.server.stream.is_quiet() => Err(self.lost("the connection is broken".to_owned())),
             Err(_) => {
@@ -260,41 +323,39 @@ impl<'a> Relay<'a> {
         }
     }
 
-    /// What cannot be told a client that does not listen is dropped.
-    fn write_client(&mut self, cx: &mut Context<'_>) -> bool {
-        let flow = &mut self.wires.to_client;
-        if self.client_deaf {
-            let had = flow.pending();
-            while flow.pending() > 0 {
-                flow.advance(flow.chunk().len());
-            }
-            return had > 0;
-        }
-        let (moved, written) = pump(self.client, flow, cx);
+    fn write_client(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
+        let (moved, written) = pump(self.client, &mut self.wires.to_client, cx);
         self.metrics.bytes_to_client.inc_by(moved as u64);
-        if written.is_err() {
-            self.client_deaf = true;
-            self.left.get_or_insert(Left::Silently);
-            return true;
-        }
-        moved > 0
+        // PostgreSQL ends a statement whose answer it cannot send (internal_flush), and does not begin another.
+        written.map_err(|_| Outcome::ClientLeft(Left::Silently))?;
+        Ok(moved > 0)
     }
 
     fn digest_client(&mut self) -> Result<bool, Outcome> {
         let mut moved = false;
         self.server.look_at_schema();
-        while self.left != Some(Left::Politely) && !self.server.state.pipeline.is_full() {
-            let flow = &mut self.wires.to_server;
-            let step = self.wires.client_scanner.step(flow.unscanned(), flow.is_stuck());
-            match step.map_err(|error| Outcome::Refuse(Refusal::fatal("08P01", &error.to_string())))? {
-                Step::More => break,
-                Step::Pass(count) => flow.approve(count),
-                Step::Inspect { tag, total, whole } => {
+        while self.left.is_none() && !self.server.state.pipeline.is_full() {
+            let Wires { to_server: flow, client_scanner: scanner, .. } = &mut *self.wires;
+            if let Some(nonsense) = nonsense(flow.unscanned()).filter(|_| scanner.at_boundary()) {
+                self.leave(Left::Babbling(nonsense));
+                return Ok(true);
+            }
+            match scanner.step(flow.unscanned(), flow.is_stuck()) {
+                Ok(Step::More) => {
+                    if self.client_ended {
+                        self.leave(Left::Silently);
+                        moved = true;
+                    }
+                    break;
+                }
+                Ok(Step::Pass(count)) => flow.approve(count),
+                Ok(Step::Inspect { tag, total, whole }) => {
                     self.decide_client(tag, total, whole)?;
                     if self.client_waits {
                         break;
                     }
                 }
+                Err(_) => self.leave(Left::Babbling(Nonsense::Length)),
             }
             moved = true;
         }
@@ -335,9 +396,8 @@ impl<'a> Relay<'a> {
             FromClient::Swallow => flow.skip(length),
             FromClient::End => {
                 flow.skip(flow.unscanned().len());
-                self.left = Some(Left::Politely);
+                self.leave(Left::Politely);
             }
-            FromClient::Refuse(refusal) => return Err(Outcome::Refuse(refusal)),
         }
         if !was_busy && self.server.state.pipeline.is_busy() {
             let now = Instant::now();

@@ -31,6 +31,7 @@ use crate::pool::lease::Lease;
 use crate::server::connection::ExchangeError;
 use crate::server::connection::Server;
 use crate::server::reset::Remains;
+use crate::server::reset::Unclean;
 use crate::server::reset::clean;
 use crate::session::from_client;
 use crate::session::from_client::AtRest;
@@ -46,6 +47,8 @@ use crate::session::state::question;
 use crate::session::state::release;
 use crate::session::verdict::Release;
 use crate::wire::flow::Flow;
+use crate::wire::frontend::Nonsense;
+use crate::wire::frontend::nonsense;
 use crate::wire::frontend::tag;
 use crate::wire::message::Message;
 use crate::wire::message::parameter_status;
@@ -64,6 +67,8 @@ pub enum End {
     Goodbye,
     /// The connection ended without a goodbye.
     Gone,
+    /// What it said was nothing that a client says. PostgreSQL is silent then, or has told it.
+    Babbled,
     /// The client was told why.
     Refused(Refusal),
     /// The server was lost, and the client has been told by PostgreSQL itself.
@@ -144,8 +149,10 @@ impl Client {
     fn needs_server(&mut self) -> Result<bool, End> {
         loop {
             let Wires { to_server: flow, to_client, client_scanner: scanner, .. } = &mut self.wires;
-            let step = scanner.step(flow.unscanned(), flow.is_stuck());
-            match step.map_err(|error| End::Refused(Refusal::fatal("08P01", &error.to_string())))? {
+            if let Some(nonsense) = nonsense(flow.unscanned()).filter(|_| scanner.at_boundary()) {
+                return Err(babbled(nonsense));
+            }
+            match scanner.step(flow.unscanned(), flow.is_stuck()).map_err(|_| End::Babbled)? {
                 Step::More => return Ok(false),
                 Step::Pass(count) => flow.skip(count),
                 Step::Inspect { tag, total, .. } => {
@@ -172,8 +179,7 @@ impl Client {
     async fn lease(&mut self, goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Result<(), End> {
         let lease = match self.acquire().await {
             Ok(lease) => lease,
-            Err(Missed::Gone) => return Err(End::Gone),
-            Err(Missed::Refused(refusal)) => return self.refuse_statement(refusal),
+            Err(refusal) => return self.refuse_statement(refusal),
         };
         self.registered.slot.lease(&lease.server.address);
         lease.server.holders.hold(lease.server.address.process_id, self.registered.slot.process_id);
@@ -185,6 +191,10 @@ impl Client {
             Held::Returned => lease.release(),
             Held::Left(end) => {
                 self.part(lease).await;
+                return Err(end);
+            }
+            Held::Ended(end) => {
+                self.close(lease, &Unclean::Waiting);
                 return Err(end);
             }
             Held::Lost(end) => {
@@ -208,7 +218,9 @@ impl Client {
     }
 
     /// A server that speaks as this client.
-    async fn acquire(&self) -> Result<Lease, Missed> {
+    ///
+    /// A client that is gone meanwhile keeps its place: PostgreSQL does what it was told before it notices.
+    async fn acquire(&self) -> Result<Lease, Refusal> {
         let _waiting = Present::new(&self.metrics, Activity::Waiting);
         let began = Instant::now();
         let slot = self.registered.slot.clone();
@@ -221,20 +233,16 @@ impl Client {
             lease = self.pool.checkout(&self.state, self.policy.acquire_timeout) => lease,
             () = cancelled => {
                 self.metrics.acquire_failed(AcquireFailure::Cancelled);
-                return Err(Missed::Refused(cancelled_while_waiting()));
-            }
-            () = self.stream.peer_gone() => {
-                self.metrics.acquire_failed(AcquireFailure::ClientGone);
-                return Err(Missed::Gone);
+                return Err(cancelled_while_waiting());
             }
         };
         let lease = lease.map_err(|error| self.missed(&error))?;
-        let lease = speak_as(&self.state, lease, &self.metrics).await.map_err(Missed::Refused)?;
+        let lease = speak_as(&self.state, lease, &self.metrics).await?;
         self.metrics.acquire_seconds.observe(began.elapsed().as_secs_f64());
         Ok(lease)
     }
 
-    fn missed(&self, error: &CheckoutError) -> Missed {
+    fn missed(&self, error: &CheckoutError) -> Refusal {
         self.metrics.acquire_failed(error.failure());
         warn!(
             client = self.registered.slot.process_id,
@@ -243,7 +251,7 @@ impl Client {
             %error,
             "no server for a client"
         );
-        Missed::Refused(error.refusal())
+        error.refusal()
     }
 
     /// Relays, probes where need be, and stays while something pins.
@@ -284,8 +292,11 @@ impl Client {
                 },
                 Outcome::ClientLeft(Left::Politely) => Held::Left(End::Goodbye),
                 Outcome::ClientLeft(Left::Silently) => Held::Left(End::Gone),
+                Outcome::ClientLeft(Left::Babbling(nonsense)) => Held::Left(babbled(nonsense)),
+                Outcome::Ended(Left::Politely) => Held::Ended(End::Goodbye),
+                Outcome::Ended(Left::Silently) => Held::Ended(End::Gone),
+                Outcome::Ended(Left::Babbling(_)) => Held::Ended(End::Babbled),
                 Outcome::Goodbye => Held::Left(End::Shutdown),
-                Outcome::Refuse(refusal) => Held::Left(End::Refused(refusal)),
                 Outcome::ServerLost { why, told: true } => Held::Lost(End::ServerLost(why)),
                 Outcome::ServerLost { why, told: false } => Held::Lost(End::Refused(server_lost(&why))),
             };
@@ -332,16 +343,18 @@ impl Client {
         let remains = Remains { flow: to_client, scanner: server_scanner, whole };
         match clean(&mut lease.server, &mut self.state, remains).await {
             Ok(()) => lease.release(),
-            Err(why) => {
-                info!(
-                    client = self.registered.slot.process_id,
-                    database = %self.pool.database,
-                    %why,
-                    "a server is closed because its client left it unclean"
-                );
-                lease.discard("unclean");
-            }
+            Err(why) => self.close(lease, &why),
         }
+    }
+
+    fn close(&self, lease: Lease, why: &Unclean) {
+        info!(
+            client = self.registered.slot.process_id,
+            database = %self.pool.database,
+            %why,
+            "a server is closed because its client left it unclean"
+        );
+        lease.discard("unclean");
     }
 
     /// The statement at the head of what the client said gets an error, and the client stays.
@@ -364,28 +377,30 @@ impl Client {
         Ok(())
     }
 
-    /// The last words, where there is somebody to hear them.
+    /// What is still to be told, and the last words, where there is somebody to hear them.
     async fn take_leave(&mut self, end: &End) {
         let refusal = match end {
-            End::Refused(refusal) => refusal.clone(),
-            End::Shutdown => shutdown(),
-            End::Goodbye | End::Gone | End::ServerLost(_) => return,
+            End::Refused(refusal) => Some(refusal.clone()),
+            End::Shutdown => Some(shutdown()),
+            End::Goodbye | End::Gone | End::Babbled | End::ServerLost(_) => None,
         };
-        self.metrics.error(Origin::Stagedoor, refusal.sqlstate());
+        let Self { stream, wires, metrics, .. } = self;
+        if let Some(refusal) = refusal {
+            metrics.error(Origin::Stagedoor, refusal.sqlstate());
+            wires.to_client.insert(&refusal.frame());
+        }
+        let flow = &mut wires.to_client;
         let words = async {
-            self.stream.write_all(&refusal.frame()).await?;
-            self.stream.shutdown().await
+            while !flow.chunk().is_empty() {
+                let count = flow.chunk().len();
+                stream.write_all(flow.chunk()).await?;
+                flow.advance(count);
+            }
+            stream.shutdown().await
         };
         // A client that does not read them in time goes without.
         let _ = timeout(LAST_WORDS, words).await;
     }
-}
-
-/// Why there is no server.
-#[derive(Debug)]
-enum Missed {
-    Gone,
-    Refused(Refusal),
 }
 
 /// How a lease ended.
@@ -394,6 +409,8 @@ enum Held {
     Returned,
     /// The client goes; the server may be made clean.
     Left(End),
+    /// The server has ended as its client has.
+    Ended(End),
     /// The server is gone.
     Lost(End),
 }
@@ -439,6 +456,16 @@ async fn make_speak(
         server.state.sequences_are_forgotten();
     }
     Ok(())
+}
+
+/// The words of PostgreSQL (SocketBackend), which says nothing of a wrong length.
+fn babbled(nonsense: Nonsense) -> End {
+    match nonsense {
+        Nonsense::Type(tag) => {
+            End::Refused(Refusal::fatal("08P01", &format!("invalid frontend message type {tag}")))
+        }
+        Nonsense::Length => End::Babbled,
+    }
 }
 
 /// Drops a frame of which the head or all is there.

@@ -20,8 +20,6 @@ pub enum AcquireFailure {
     Timeout,
     /// PostgreSQL could not be reached, or refused the login.
     Upstream,
-    /// The client left while it waited.
-    ClientGone,
     /// The client, or another on its behalf, sent a CancelRequest.
     Cancelled,
     /// stagedoor is ending.
@@ -91,7 +89,6 @@ struct PerState {
 struct PerFailure {
     timeout: IntCounter,
     upstream: IntCounter,
-    client_gone: IntCounter,
     cancelled: IntCounter,
     shutdown: IntCounter,
 }
@@ -131,7 +128,6 @@ impl PoolMetrics {
             acquire_failures: PerFailure {
                 timeout: failure("timeout"),
                 upstream: failure("upstream"),
-                client_gone: failure("client_gone"),
                 cancelled: failure("cancelled"),
                 shutdown: failure("shutdown"),
             },
@@ -158,7 +154,6 @@ impl PoolMetrics {
         let counter = match reason {
             AcquireFailure::Timeout => &self.acquire_failures.timeout,
             AcquireFailure::Upstream => &self.acquire_failures.upstream,
-            AcquireFailure::ClientGone => &self.acquire_failures.client_gone,
             AcquireFailure::Cancelled => &self.acquire_failures.cancelled,
             AcquireFailure::Shutdown => &self.acquire_failures.shutdown,
         };

@@ -13,26 +13,20 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 use std::task::ready;
-use std::time::Duration;
 
 use rustls::ClientConnection;
 use socket2::SockRef;
 use tokio::io::AsyncRead as _;
 use tokio::io::AsyncWrite as _;
-use tokio::io::Interest;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::net::UnixStream;
-use tokio::time::sleep;
 
 /// What is read from a TLS socket at a time.
 const CIPHERTEXT_BYTES: usize = 32 * 1024;
 
 /// Ciphertext that may wait to be sent before no more is accepted.
 const UNSENT_BYTES_MAX: usize = 64 * 1024;
-
-/// How often a peer with unread data is looked at.
-const GONE_CHECK: Duration = Duration::from_millis(200);
 
 /// A connected stream.
 pub struct Stream(Kind);
@@ -181,23 +175,6 @@ impl Stream {
         self.poll_readable(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 
-    /// Waits until the peer has closed or reset the connection, even where unread data lies before that.
-    pub async fn peer_gone(&self) {
-        loop {
-            let ready = match &self.0 {
-                Kind::Tcp(socket) => socket.ready(Interest::READABLE | Interest::ERROR).await,
-                Kind::Tls(tls) => tls.socket.ready(Interest::READABLE | Interest::ERROR).await,
-                Kind::Unix(socket) => socket.ready(Interest::READABLE | Interest::ERROR).await,
-            };
-            match ready {
-                Ok(ready) if ready.is_read_closed() || ready.is_error() => return,
-                // Unread data: the reactor has nothing new to say before that is read, so it is asked again.
-                Ok(_) => sleep(GONE_CHECK).await,
-                Err(_) => return,
-            }
-        }
-    }
-
     /// Reads once. Cancel-safe.
     ///
     /// # Errors
@@ -226,16 +203,20 @@ impl Stream {
     /// # Errors
     /// The socket's own.
     pub async fn shutdown(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_shutdown(cx)).await
+    }
+
+    /// As [`Stream::shutdown`]. May be asked again when it is done.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Kind::Tls(tls) = &mut self.0 {
             tls.session.send_close_notify();
-            poll_fn(|cx| tls.poll_flush(cx)).await?;
+            ready!(tls.poll_flush(cx))?;
         }
-        poll_fn(|cx| match &mut self.0 {
+        match &mut self.0 {
             Kind::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
             Kind::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
             Kind::Tls(tls) => Pin::new(&mut tls.socket).poll_shutdown(cx),
-        })
-        .await
+        }
     }
 }
 

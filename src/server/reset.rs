@@ -13,18 +13,19 @@ use crate::session::from_server::from_server;
 use crate::session::state::ClientState;
 use crate::session::state::answered;
 use crate::session::state::question;
+use crate::session::state::release;
 use crate::session::transaction::Transaction;
 use crate::session::verdict::FromServer;
-use crate::wire::backend::tag::COPY_IN;
+use crate::session::verdict::Release;
 use crate::wire::flow::Flow;
 use crate::wire::frame::Frame;
 use crate::wire::frame::HEADER_BYTES;
 use crate::wire::scanner::Scanner;
 use crate::wire::scanner::Step;
 
-/// How long a statement whose client is gone may still run: PostgreSQL would let it run to its end, but
-/// somebody else may be waiting for the server.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long nothing may move between a server and a client that has left. PostgreSQL would let a statement run to its end,
+/// but somebody else may be waiting for the server.
+pub const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How long a cancelled server may take to come to rest.
 const CANCELLED: Duration = Duration::from_secs(3);
@@ -34,6 +35,8 @@ const CANCELLED: Duration = Duration::from_secs(3);
 pub enum Unclean {
     #[error("a frame to the server was cut in the middle")]
     HalfFrame,
+    #[error("the server waited for more of a batch or a COPY")]
+    Waiting,
     #[error("what the client left cannot be removed: {0}")]
     Pinned(&'static str),
     #[error("the server did not come to rest")]
@@ -60,12 +63,21 @@ pub async fn clean(
     client: &mut ClientState,
     remains: Remains<'_>,
 ) -> Result<(), Unclean> {
+    if !server.state.pipeline.is_settled() {
+        let address = server.address.clone();
+        // A cancel that fails leaves the server busy, and the time-out closes it.
+        let _ = cancel(&address.dialer, address.peer, address.process_id, &address.secret_key).await;
+    }
     if !remains.whole {
         return Err(Unclean::HalfFrame);
     }
-    let rested = come_to_rest(server, client, remains).await;
+    let Remains { flow, scanner, .. } = remains;
+    let rested = timeout(CANCELLED, drain(server, client, flow, scanner)).await;
     server.share_schema();
-    rested?;
+    rested.unwrap_or(Err(Unclean::Busy))?;
+    if release(client, &server.state) == Release::Return {
+        return Ok(());
+    }
     if server.state.transaction != Transaction::Idle {
         server.exchange(b"ROLLBACK", &mut Vec::new()).await?;
         server.state.transaction = Transaction::Idle;
@@ -88,28 +100,6 @@ pub async fn clean(
     Ok(())
 }
 
-/// Ends what the client left unfinished and reads until nothing is owed.
-async fn come_to_rest(
-    server: &mut Server,
-    client: &mut ClientState,
-    remains: Remains<'_>,
-) -> Result<(), Unclean> {
-    let last_words = server.state.pipeline.last_words();
-    if !last_words.is_empty() {
-        server.stream.write_all(&last_words).await.map_err(ExchangeError::from)?;
-    }
-    let Remains { flow, scanner, .. } = remains;
-    match timeout(FAREWELL, drain(server, client, flow, scanner)).await {
-        Ok(result) => return result,
-        Err(_) => {
-            let address = server.address.clone();
-            // A cancel that fails leaves the server busy, and the next time-out closes it.
-            let _ = cancel(&address.dialer, address.peer, address.process_id, &address.secret_key).await;
-        }
-    }
-    timeout(CANCELLED, drain(server, client, flow, scanner)).await.unwrap_or(Err(Unclean::Busy))
-}
-
 /// Reads and drops what the server says until it owes nothing. Cancel-safe: `flow` and `scanner` keep the place.
 async fn drain(
     server: &mut Server,
@@ -120,8 +110,12 @@ async fn drain(
     loop {
         digest(server, client, flow, scanner)?;
         flow.advance(flow.chunk().len());
-        if server.state.pipeline.is_settled() && scanner.at_boundary() && flow.unscanned().is_empty() {
+        let pipeline = &server.state.pipeline;
+        if pipeline.is_settled() && scanner.at_boundary() && flow.unscanned().is_empty() {
             return Ok(());
+        }
+        if !pipeline.is_settled() && !pipeline.will_be_ready() {
+            return Err(Unclean::Waiting);
         }
         let count = server.stream.read(flow.room()).await.map_err(ExchangeError::from)?;
         if count == 0 {
@@ -153,10 +147,6 @@ fn digest(
                 }
                 if !whole {
                     scanner.pass_rest(total - length);
-                }
-                if tag == COPY_IN {
-                    // It began after the client had gone.
-                    return Err(Unclean::Busy);
                 }
                 flow.skip(length);
             }

@@ -19,7 +19,6 @@ use crate::wire::frame::Frame;
 use crate::wire::frontend;
 use crate::wire::frontend::tag;
 use crate::wire::message::push_frame;
-use crate::wire::refusal::Refusal;
 use crate::wire::scanner::Interest;
 use crate::wire::scanner::all_but;
 
@@ -79,10 +78,7 @@ pub fn from_client(
         tag::CLOSE => statements::close(client, server, body, out),
         tag::EXECUTE => forward(server, Request::Execute),
         tag::SYNC => forward(server, Request::Sync),
-        tag::FLUSH => {
-            server.pipeline.flush();
-            FromClient::Forward
-        }
+        tag::FLUSH => FromClient::Forward,
         tag::FUNCTION_CALL => {
             server.touched = true;
             server.disturb();
@@ -94,11 +90,8 @@ pub fn from_client(
             server.pipeline.copy_ended();
             verdict
         }
-        tag::TERMINATE => FromClient::End,
-        // The words of PostgreSQL (SocketBackend).
-        other => {
-            FromClient::Refuse(Refusal::fatal("08P01", &format!("invalid frontend message type {other}")))
-        }
+        // Of other types there is none (`frontend::nonsense`).
+        _ => FromClient::End,
     }
 }
 

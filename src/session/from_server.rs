@@ -31,6 +31,12 @@ pub fn from_server(
     out: &mut Vec<u8>,
 ) -> FromServer {
     let body = received.frame.body;
+    if !matches!(
+        received.frame.tag,
+        tag::READY_FOR_QUERY | tag::ERROR | tag::NOTICE | tag::NOTIFICATION | tag::PARAMETER_STATUS
+    ) {
+        server.pipeline.answers();
+    }
     match received.frame.tag {
         tag::READY_FOR_QUERY => ready(client, server, body),
         tag::ERROR => failed(client, server, received, out),
@@ -62,6 +68,10 @@ fn ready(client: &mut ClientState, server: &mut ServerState, body: &[u8]) -> Fro
         return FromServer::Broken("a ReadyForQuery without a status");
     };
     server.transaction = status;
+    if server.pipeline.is_unsure() {
+        // What was taken to be skipped may have been done.
+        (server.touched, server.recount) = (true, true);
+    }
     let Some(request) = server.pipeline.ready() else {
         return FromServer::Broken("a ReadyForQuery that nobody is owed");
     };
@@ -127,6 +137,7 @@ fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected])
             | Request::Describe
             | Request::Execute
             | Request::Query { drops: false }
+            | Request::CopyEnd
             | Request::Sync => {}
         }
     }

@@ -2,7 +2,6 @@
 //! caller gives and empties.
 
 use crate::session::pin::Pins;
-use crate::wire::refusal::Refusal;
 
 /// What to do with a frame from the client.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,8 +20,6 @@ pub enum FromClient {
     Elsewhere,
     /// The client says goodbye.
     End,
-    /// Tell the client, then close it.
-    Refuse(Refusal),
 }
 
 /// What to do with a frame from the server.

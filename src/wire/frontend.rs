@@ -18,11 +18,46 @@ pub mod tag {
     pub const TERMINATE: u8 = b'X';
 }
 
+/// What no client says: PostgreSQL understands nothing behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nonsense {
+    /// A message of a type that there is not.
+    Type(u8),
+    /// A length that a message of its type cannot have.
+    Length,
+}
+
 /// What Describe and Close name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
     Statement(&'a [u8]),
     Portal(&'a [u8]),
+}
+
+/// Whether the message that begins here is none. The first byte can tell, as it can PostgreSQL (`SocketBackend`).
+#[must_use]
+pub fn nonsense(bytes: &[u8]) -> Option<Nonsense> {
+    let (&tag, rest) = bytes.split_first()?;
+    let Some(longest) = longest(tag) else { return Some(Nonsense::Type(tag)) };
+    let (length, _) = rest.split_first_chunk::<4>()?;
+    (!(4..=longest).contains(&u32::from_be_bytes(*length))).then_some(Nonsense::Length)
+}
+
+/// The greatest length that PostgreSQL takes for messages of this type; `None` where there is no such type
+/// (`SocketBackend`; `PQ_SMALL_MESSAGE_LIMIT`, `PQ_LARGE_MESSAGE_LIMIT`).
+const fn longest(tag: u8) -> Option<u32> {
+    match tag {
+        tag::QUERY | tag::FUNCTION_CALL | tag::BIND | tag::PARSE | tag::COPY_DATA => Some(0x3fff_fffe),
+        tag::CLOSE
+        | tag::DESCRIBE
+        | tag::EXECUTE
+        | tag::FLUSH
+        | tag::SYNC
+        | tag::TERMINATE
+        | tag::COPY_DONE
+        | tag::COPY_FAIL => Some(10_000),
+        _ => None,
+    }
 }
 
 /// The bytes before the first NUL and those behind it.
@@ -170,6 +205,25 @@ mod tests {
             assert_eq!(rewritten, Some(bind_body(formats, expected)));
         }
         assert_eq!(rewrite_bind(&bind_body(&[], &[Some(b"12")]), &mut translate), None);
+    }
+
+    #[test]
+    fn what_no_client_says_is_known_by_as_little_as_postgresql_needs() {
+        let rows: [(&[u8], Option<Nonsense>); 10] = [
+            (b"", None),
+            (b"Q", None),
+            (b"z", Some(Nonsense::Type(b'z'))),
+            (b"p\0\0\0\x05\0", Some(Nonsense::Type(b'p'))),
+            (b"S\0\0\0", None),
+            (b"S\0\0\0\x04", None),
+            (b"S\0\0\0\x03", Some(Nonsense::Length)),
+            (b"D\0\0\x27\x11", Some(Nonsense::Length)),
+            (b"Q\x3f\xff\xff\xfe", None),
+            (b"Q\x3f\xff\xff\xff", Some(Nonsense::Length)),
+        ];
+        for (bytes, expected) in rows {
+            assert_eq!(nonsense(bytes), expected, "{}", bytes.escape_ascii());
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod cli;
 mod copy;
 mod crowd;
 mod drivers;
+mod endings;
 mod large;
 mod leaks;
 mod limits;

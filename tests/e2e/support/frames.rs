@@ -114,6 +114,19 @@ pub fn copy_fail(reason: &str) -> Vec<u8> {
     frame(b'f', &text(reason))
 }
 
+/// FunctionCall of the function with this oid, arguments and result in text form.
+pub fn function_call(oid: u32, values: &[&str]) -> Vec<u8> {
+    let mut body = oid.to_be_bytes().to_vec();
+    body.extend(count(0));
+    body.extend(count(values.len()));
+    for value in values {
+        body.extend(u32::try_from(value.len()).expect("a short value").to_be_bytes());
+        body.extend(value.as_bytes());
+    }
+    body.extend(count(0));
+    frame(b'F', &body)
+}
+
 pub fn terminate() -> Vec<u8> {
     frame(b'X', &[])
 }

@@ -4,6 +4,7 @@ pub mod certs;
 pub mod compare;
 pub mod deadline;
 pub mod dice;
+pub mod flows;
 pub mod frames;
 pub mod message;
 pub mod node;

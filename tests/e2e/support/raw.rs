@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::io::Write;
+use std::net::Shutdown;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use postgres_protocol::authentication::sasl::ChannelBinding;
 use postgres_protocol::authentication::sasl::ScramSha256;
+use socket2::SockRef;
 
 use crate::support::frames;
 use crate::support::message::Message;
@@ -99,9 +101,21 @@ impl Target {
 trait Socket: Read + Write + Send {
     fn patience(&self, limit: Option<Duration>) -> std::io::Result<()>;
     fn writer(&self) -> std::io::Result<Box<dyn Write + Send>>;
+    /// Says that nothing more will be written.
+    fn finish(&self) -> std::io::Result<()>;
+    /// Has the connection end in a reset, where there is such a thing.
+    fn linger_not(&self) -> std::io::Result<()>;
 }
 
 impl Socket for TcpStream {
+    fn finish(&self) -> std::io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn linger_not(&self) -> std::io::Result<()> {
+        SockRef::from(self).set_linger(Some(Duration::ZERO))
+    }
+
     fn writer(&self) -> std::io::Result<Box<dyn Write + Send>> {
         Ok(Box::new(self.try_clone()?))
     }
@@ -112,6 +126,14 @@ impl Socket for TcpStream {
 }
 
 impl Socket for UnixStream {
+    fn finish(&self) -> std::io::Result<()> {
+        self.shutdown(Shutdown::Write)
+    }
+
+    fn linger_not(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
     fn writer(&self) -> std::io::Result<Box<dyn Write + Send>> {
         Ok(Box::new(self.try_clone()?))
     }
@@ -231,6 +253,16 @@ impl Client {
     /// The same connection, to be written to from another thread.
     pub fn writer(&self) -> Box<dyn Write + Send> {
         self.socket.writer().expect("a second handle")
+    }
+
+    /// Says that nothing more will be sent, and goes on listening.
+    pub fn finish(&self) {
+        self.socket.finish().expect("the end of what is said");
+    }
+
+    /// Is gone at once, with a reset (a Unix socket has none: it is closed).
+    pub fn reset(self) {
+        self.socket.linger_not().expect("SO_LINGER");
     }
 
     /// As [`Self::send`], where the other side may have gone already.
