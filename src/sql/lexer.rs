@@ -230,7 +230,7 @@ impl<'a> Lexer<'a> {
         self.at = quote + 1;
         let mut end = self.close_text(escapes);
         // A string goes on after white space with a line break in it, and keeps its escapes (scan.l, xqs).
-        while escapes && self.continue_text() {
+        while self.continue_text() {
             end = self.close_text(escapes);
         }
         let body = self.slice(quote + 1, end);
