@@ -8,6 +8,7 @@
 
 use stagedoor::session::from_client::Received;
 use stagedoor::session::from_client::from_client;
+use stagedoor::session::from_server::INTEREST;
 use stagedoor::session::from_server::from_server;
 use stagedoor::session::handover::hand_over;
 use stagedoor::session::handover::suits;
@@ -140,6 +141,9 @@ impl Pair {
 
     fn hear(&mut self, line: &[u8], missing: usize) -> bool {
         let Some((tag, body)) = parts(line) else { return true };
+        if !INTEREST[usize::from(tag)] {
+            return true; // It passes unread.
+        }
         let owed = self.server.pipeline.owed();
         let mut out = Vec::new();
         let received = received(tag, &body, missing);

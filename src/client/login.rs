@@ -19,7 +19,6 @@ use crate::client::registry::Registered;
 use crate::client::registry::Registry;
 use crate::client::serve::Client;
 use crate::client::serve::End;
-use crate::client::serve::pin_for_session;
 use crate::client::serve::speak_as;
 use crate::config::model::ClientAuth;
 use crate::config::model::PoolMode;
@@ -155,8 +154,11 @@ impl Reception {
         let metrics = self.metrics.pool(&route.upstream.name, &startup.database, label);
         let registered =
             self.registry.register(startup).map_err(|error| Refusal::fatal("XX000", &error.to_string()))?;
-        let state = ClientState::new(registered.slot.process_id.unsigned_abs(), wanted)
+        let mut state = ClientState::new(registered.slot.process_id.unsigned_abs(), wanted)
             .watching(&policy.watch.functions, &policy.watch.settings);
+        if policy.mode == PoolMode::Session {
+            state.be_alone();
+        }
         let state = greet(&pool, state, &policy, &metrics).await?;
         let mut words = Message::AuthenticationOk.encode();
         for (name, value) in state.told.iter() {
@@ -184,12 +186,9 @@ impl Reception {
         admitted: Admitted,
         goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
     ) {
-        let Admitted { pool, policy, metrics, registered, mut state, plugin } = admitted;
+        let Admitted { pool, policy, metrics, registered, state, plugin } = admitted;
         metrics.clients_opened.inc();
         let id = registered.slot.process_id;
-        if policy.mode == PoolMode::Session {
-            pin_for_session(&mut state);
-        }
         let client = Client {
             stream,
             state,

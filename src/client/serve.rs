@@ -38,7 +38,6 @@ use crate::session::from_client::AtRest;
 use crate::session::from_client::at_rest;
 use crate::session::from_server;
 use crate::session::handover::hand_over;
-use crate::session::pin::Pin as Reason;
 use crate::session::pin::Pins;
 use crate::session::reported::Reported;
 use crate::session::state::ClientState;
@@ -304,10 +303,12 @@ impl Client {
         }
     }
 
-    /// Asks the server what the client left on it. What comes by itself meanwhile is the client's.
+    /// Asks the server what the client left on it, where that is not known. What comes by itself meanwhile is the
+    /// client's.
     async fn probe(&mut self, lease: &mut Lease) -> Result<Release, ExchangeError> {
-        if self.state.is_immovable() {
-            return Ok(release(&self.state, &lease.server.state));
+        let known = release(&self.state, &lease.server.state);
+        if known != Release::Probe {
+            return Ok(known);
         }
         self.metrics.probes_total.inc();
         let mut aside = Vec::new();
@@ -544,9 +545,4 @@ fn cancelled_while_waiting() -> Refusal {
 fn server_lost(why: &str) -> Refusal {
     Refusal::fatal("08006", &format!("stagedoor: the connection to PostgreSQL was lost: {why}"))
         .hint("The transaction may or may not have been committed. Connect again.")
-}
-
-/// Keeps the client on its server for its whole life.
-pub fn pin_for_session(state: &mut ClientState) {
-    state.pin(Reason::Session);
 }

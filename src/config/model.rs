@@ -233,7 +233,7 @@ pub struct Watch {
     pub settings: Vec<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PoolMode {
     Transaction,
     Session,

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
+use crate::config::model::PoolMode;
 use crate::config::model::PoolPolicy;
 use crate::config::model::Route;
 use crate::config::secret::Secret;
@@ -32,8 +33,9 @@ struct Known {
     next: PoolId,
 }
 
-/// Upstream, database, user, and what sessions begin with.
-type Key = (String, String, String, Parameters);
+/// Upstream, database, user, what sessions begin with, and how they are pooled: who has a server alone finds nothing
+/// of ours on it.
+type Key = (String, String, String, Parameters, PoolMode);
 
 impl Pools {
     #[must_use]
@@ -52,7 +54,8 @@ impl Pools {
         policy: &PoolPolicy,
     ) -> Option<Arc<Pool>> {
         let upstream = self.upstreams.iter().find(|pools| pools.upstream.name == route.upstream.name)?;
-        let key = (upstream.upstream.name.clone(), database.to_owned(), route.user.clone(), kind(startup));
+        let (name, kind) = (upstream.upstream.name.clone(), kind(startup));
+        let key = (name, database.to_owned(), route.user.clone(), kind, policy.mode);
         let mut known = self.known();
         if let Some(pool) = known.by_key.get(&key) {
             return Some(pool.clone());

@@ -96,8 +96,9 @@ pub async fn clean(
         return Err(Unclean::Pinned("role"));
     }
     server.exchange(b"DISCARD ALL", &mut Vec::new()).await?;
-    server.state.cleaned();
-    Ok(())
+    let answer = server.probe(&question, &mut Vec::new()).await?;
+    server.state.cleaned(answer);
+    server.state.pins.iter().next().map_or(Ok(()), |pin| Err(Unclean::Pinned(pin.reason())))
 }
 
 /// Reads and drops what the server says until it owes nothing. Cancel-safe: `flow` and `scanner` keep the place.

@@ -98,7 +98,7 @@ fn failed(
 ) -> FromServer {
     let body = received.frame.body;
     let name = |id| server.prepared.text(id).and_then(|text| client.names.name_of(text));
-    let read = if received.whole { undisguised(body, name) } else { None };
+    let read = if received.whole && !client.is_alone() { undisguised(body, name) } else { None };
     let swept = server.pipeline.failed();
     // The plan's columns have changed (RevalidateCachedQuery): the client's next try is prepared anew.
     if let Some(Request::Bind(id)) = swept.first().map(|expected| expected.request)

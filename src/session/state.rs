@@ -151,9 +151,16 @@ impl ClientState {
         !is_set
     }
 
-    /// Keeps the client on its server for a reason that does not come from what it says.
-    pub const fn pin(&mut self, pin: Pin) {
-        self.taints.insert(pin);
+    /// Gives it one server for its life, which began as it did.
+    pub const fn be_alone(&mut self) {
+        self.taints.insert(Pin::Session);
+        self.strict = true;
+    }
+
+    /// Whether its server is nobody else's before it leaves: then nothing is asked, and names stay as they are.
+    #[must_use]
+    pub const fn is_alone(&self) -> bool {
+        self.taints.contains(Pin::Session)
     }
 
     /// What this client would leave on `server` beyond settings that we know.
@@ -333,12 +340,10 @@ impl ServerState {
         (self.disturbed.map_or(settled, |number| number | DISTURBED), settled)
     }
 
-    /// `DISCARD ALL` was answered. Custom settings stay, as they began or empty.
-    pub fn cleaned(&mut self) {
-        let startup = &self.startup;
-        let custom = self.parameters.custom_names().filter(|name| startup.get(name).is_none());
-        self.parameters = custom.map(|name| (name.to_owned(), Vec::new())).collect();
-        self.pins = Pins::NONE;
+    /// `DISCARD ALL` was answered, and then a probe: what it leaves are custom settings, as they began or empty.
+    pub fn cleaned(&mut self, answer: Answer) {
+        self.pins = answer.pins;
+        self.parameters = answer.parameters(&self.login, &self.startup);
         self.touched = false;
         self.recount = false;
         self.unnamed = Lies::Unknown;
@@ -368,7 +373,8 @@ pub fn release(client: &ClientState, server: &ServerState) -> Release {
         return Release::Keep;
     }
     // A probe is a simple Query, and that drops the unnamed statement.
-    if (server.touched || server.prepared.has_strays()) && !client.unnamed.is_immovable() {
+    let may_ask = !client.is_alone() && !client.unnamed.is_immovable();
+    if (server.touched || server.prepared.has_strays()) && may_ask {
         return Release::Probe;
     }
     let pins = client.left_behind(server);

@@ -76,6 +76,11 @@ pub(super) fn parse(
     if is_deaf(server) {
         return forward(server, Request::Parse(Of::Plain));
     }
+    if client.is_alone() {
+        let effect = note(client, server, text, received.whole).unwrap_or_default();
+        note_signals(client, name, effect);
+        return forward(server, Request::Parse(Of::Plain));
+    }
     if name.is_empty() {
         parse_unnamed(client, server, received, text, out)
     } else {
@@ -148,14 +153,22 @@ fn pass_named(
     (total, out): (usize, &mut Vec<u8>),
 ) -> FromClient {
     server.touched = true;
-    if effect.has(Effect::SIGNALS) && client.signal_statements.len() < SIGNAL_STATEMENTS_MAX {
-        client.signal_statements.insert(name.to_vec());
-    }
+    note_signals(client, name, effect);
     server.pipeline.push(Request::Parse(Of::Plain), Delivery::Forward);
     let Some(new_name) = disguised(name) else { return FromClient::Forward };
     push_head(out, tag::PARSE, total - HEADER_BYTES - name.len() + new_name.len());
     out.extend_from_slice(&new_name);
     FromClient::ReplaceHead(HEADER_BYTES + name.len())
+}
+
+/// A statement lies on the server under this name.
+fn note_signals(client: &mut ClientState, name: &[u8], effect: Effect) {
+    if name.is_empty() {
+        client.signal_statements.remove(name); // It takes the place of the one before.
+    }
+    if effect.has(Effect::SIGNALS) && client.signal_statements.len() < SIGNAL_STATEMENTS_MAX {
+        client.signal_statements.insert(name.to_vec());
+    }
 }
 
 pub(super) fn bind(
@@ -229,6 +242,10 @@ pub(super) fn close(
     let Some(Target::Statement(name)) = frontend::target(body).filter(|_| !is_deaf(server)) else {
         return forward(server, Request::Close(Of::Plain));
     };
+    if client.is_alone() {
+        client.signal_statements.remove(name);
+        return forward(server, Request::Close(Of::Plain));
+    }
     let segment = server.pipeline.segment();
     if name.is_empty() {
         let drops = client.unnamed.drop_statement(segment);
@@ -258,6 +275,9 @@ pub(super) fn close(
 /// Makes sure that the server has the statement that the client calls `name`; what must be sent for that goes
 /// into `out`.
 fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &mut Vec<u8>) -> Statement {
+    if client.is_alone() {
+        return Statement::AsNamed(Effect::NONE);
+    }
     let segment = server.pipeline.segment();
     if name.is_empty() {
         if client.unnamed.is_unsure(segment) {

@@ -503,3 +503,44 @@ fn stray_copy_data_is_ignored() {
     assert_eq!(Pair::new("").say("d x"), "swallow");
     assert_eq!(Pair::new("").say("X"), "end");
 }
+
+#[test]
+fn a_client_that_is_alone_keeps_its_words_and_is_asked_nothing() {
+    let mut pair = Pair::new("application_name=x");
+    pair.client.be_alone();
+    tell(
+        &mut pair,
+        "P a|select 1||
+        P stagedoor:1|select 2||
+        B |a|
+        D Sstagedoor:1|
+        E |
+        C Sa|
+        S
+        < 1
+        < 1
+        < 2
+        < T x
+        < C SELECT 1|
+        < 3
+        < Z I
+        Q set my.setting = 1; prepare p as select 1; execute p; listen c|
+        < S TimeZone|UTC|
+        < Z I
+        B ||
+        S
+        < E SERROR|C26000|Mstagedoor:?||
+        < Z I",
+    );
+    assert_eq!(release(&pair.client, &pair.server), pinned(Pin::Session));
+    tell(&mut pair, "Q select pg_cancel_backend(1073741825)| => Q select pg_cancel_backend(7)|\n< Z I");
+    tell(&mut pair, "P |select pg_cancel_backend($1)||");
+    let value = "B ||\0\0\0\u{1}\0\0\0\n1073741825\0\0";
+    assert_eq!(pair.say(value), "B |||||\u{1}|||\u{1}7||", "a process id is ours in any mode");
+    tell(&mut pair, "P |select $1||");
+    assert_eq!(pair.say(value), "forward");
+    assert!(
+        String::from_utf8(question(&pair.client, &pair.server)).unwrap().contains("E'my.setting'"),
+        "at its end"
+    );
+}

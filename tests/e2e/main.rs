@@ -36,6 +36,7 @@ mod metrics;
 mod parameters;
 mod pins;
 mod random;
+mod session_mode;
 mod shutdown;
 mod startup;
 mod statements;

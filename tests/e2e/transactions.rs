@@ -1,6 +1,5 @@
 //! Many clients share few servers, and none of them can tell.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::support::compare::Worlds;
@@ -280,20 +279,5 @@ fn a_server_that_dies_is_an_error_in_a_transaction_and_nothing_to_who_is_idle() 
     assert!(["57P01", "08006"].contains(&told.sqlstate.as_str()), "{told:?}");
     assert_eq!(idle.value("select 1"), "1");
     idle.leave();
-    stagedoor.finish();
-}
-
-#[test]
-fn in_session_mode_a_client_keeps_its_server_to_the_end() {
-    let cluster = Cluster::shared();
-    let stagedoor = Stagedoor::start(cluster, "pool: { mode: session, maxServers: 3 }");
-    let database = cluster.database("session");
-    let mut clients = [(); 3].map(|()| stagedoor.connect(&database));
-    let backends: Vec<String> = clients.iter_mut().map(Client::backend).collect();
-    assert_eq!(backends.iter().collect::<BTreeSet<_>>().len(), 3);
-    for _ in 0..5 {
-        assert_eq!(clients.iter_mut().map(Client::backend).collect::<Vec<_>>(), backends);
-    }
-    clients.into_iter().for_each(Client::leave);
     stagedoor.finish();
 }
