@@ -78,7 +78,7 @@ fn ready(client: &mut ClientState, server: &mut ServerState, body: &[u8]) -> Fro
     if let Request::Query { drops } = request {
         server.unnamed = if drops { client.unnamed.confirmed() } else { Lies::Nothing };
     }
-    if server.pipeline.is_settled() {
+    if !server.pipeline.is_busy() {
         client.names.settled();
         if client.names.is_under_way() || client.unnamed.is_under_way() {
             return FromServer::Broken("a ReadyForQuery before all was answered");

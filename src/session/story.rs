@@ -505,6 +505,20 @@ fn stray_copy_data_is_ignored() {
 }
 
 #[test]
+fn a_deallocate_that_failed_is_waited_for_no_longer() {
+    let mut pair = Pair::new("");
+    tell(
+        &mut pair,
+        "P a|select 1|| => P stagedoor:1|select 1||
+        Q select 1/0; deallocate a| => Q select 1/0; deallocate \"stagedoor:1\"|
+        < 1
+        < E SERROR|C22012|Mdivision by zero||
+        < Z I
+        Q execute a| => Q execute \"stagedoor:1\"|",
+    );
+}
+
+#[test]
 fn a_client_that_is_alone_keeps_its_words_and_is_asked_nothing() {
     let mut pair = Pair::new("application_name=x");
     pair.client.be_alone();

@@ -93,6 +93,7 @@ fn name(mention: Mention, mut lexer: Lexer<'_>) -> Option<Name<'_>> {
         Token::Word(word) if mention == Mention::Deallocate && word.eq_ignore_ascii_case(b"all") => {
             return None;
         }
+        Token::Word(word) if word.eq_ignore_ascii_case(b"as") => return None, // What is prepared stands behind it.
         Token::Word(word) => Cow::Owned(word.to_ascii_lowercase()),
         Token::Quoted(name) => unquoted(name),
         Token::UnicodeQuoted | Token::Text(_) | Token::Number(_) | Token::Parameter | Token::Symbol(_) => {
@@ -157,7 +158,8 @@ mod tests {
             ("create trigger t after insert on x execute function f()", None, &[]),
             ("select 'execute p', \"execute\" -- execute p", None, &[]),
             ("execute other", None, &["other"]),
-            ("deallocate as execute p", Some(r#"deallocate "x:1" execute p"#), &["as"]),
+            ("deallocate verbose execute p", Some(r#"deallocate "x:1" execute p"#), &["verbose"]),
+            ("prepare as as select 1", None, &[]),
             ("execute p\"q\"", Some(r#"execute "x:1" "q""#), &["p"]),
         ];
         for (text, expected, asked) in rows {
