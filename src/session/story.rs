@@ -196,6 +196,14 @@ fn nothing_is_released_while_anything_is_owed() {
 }
 
 #[test]
+fn a_flush_behind_a_sync_keeps_no_server() {
+    // libpq's PQsendFlushRequest behind PQpipelineSync, as psycopg says it.
+    check("> P |select 1||\n> S\n> H\n< 1\n< Z I", Release::Return);
+    check("> P |select 1||\n> S\n< 1\n< Z I\n> H", Release::Return);
+    check("> P |select 1||\n> H\n< 1", Release::Keep);
+}
+
+#[test]
 fn an_unnamed_statement_follows_its_client_to_another_server() {
     let mut pair = Pair::new("");
     for line in ["P |select 1||", "S"] {
