@@ -19,7 +19,8 @@ PACKAGES_DEMO = $(PACKAGES_BUILD) \
 	$(call unless,$(call has,openssl),openssl)
 PACKAGES_TEST = $(PACKAGES_DEMO) \
 	$(call unless,$(call has,node),nodejs) \
-	$(call unless,$(call has,npm),npm)
+	$(call unless,$(call has,npm),npm) \
+	$(call unless,$(shell python3 -c 'import ensurepip' 2>/dev/null && echo there),python3 python3-venv)
 PACKAGES_BENCH = $(PACKAGES_DEMO) \
 	$(call unless,$(call has,pgbouncer)$(wildcard /usr/sbin/pgbouncer),pgbouncer)
 

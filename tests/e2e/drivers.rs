@@ -15,6 +15,7 @@ use crate::support::postgres::PASSWORD;
 use crate::support::postgres::ROLE;
 use crate::support::postgres::USER;
 use crate::support::process::run;
+use crate::support::python::interpreter;
 use crate::support::stagedoor::Stagedoor;
 
 const LIMIT: Duration = Duration::from_mins(3);
@@ -57,6 +58,8 @@ macro_rules! three_ways {
 
 three_ways!(node_postgres, || node("node-postgres.mjs"));
 three_ways!(knex, || node("knex.mjs"));
+three_ways!(psycopg, || python("with_psycopg.py"));
+three_ways!(asyncpg, || python("with_asyncpg.py"));
 three_ways!(psql_and_pgbench, tools);
 
 /// Runs `command` in a database of its own, and tells how long it took.
@@ -106,6 +109,12 @@ fn scripts() -> &'static Path {
 
 fn node(script: &str) -> Command {
     Project::ready("drivers").node(&[script], &BTreeMap::new())
+}
+
+fn python(script: &str) -> Command {
+    let mut command = Command::new(interpreter(&scripts().join("requirements.txt")));
+    command.arg("-B").arg(scripts().join(script));
+    command
 }
 
 fn tools() -> Command {

@@ -10,6 +10,7 @@ pub mod message;
 pub mod node;
 pub mod postgres;
 pub mod process;
+pub mod python;
 pub mod raw;
 pub mod stagedoor;
 pub mod stand_in;
