@@ -22,15 +22,16 @@ const LIMIT: Duration = Duration::from_mins(3);
 
 /// A way to the server. In transaction mode, twelve clients have to share four servers.
 #[derive(Clone, Copy)]
-struct Way {
-    name: &'static str,
-    settings: Option<&'static str>,
+pub struct Way {
+    pub name: &'static str,
+    pub settings: Option<&'static str>,
 }
 
 const DIRECT: Way = Way { name: "without stagedoor", settings: None };
-const TRANSACTION: Way =
+pub const TRANSACTION: Way =
     Way { name: "transaction mode", settings: Some("pool: { mode: transaction, maxServers: 4 }") };
-const SESSION: Way = Way { name: "session mode", settings: Some("pool: { mode: session, maxServers: 30 }") };
+pub const SESSION: Way =
+    Way { name: "session mode", settings: Some("pool: { mode: session, maxServers: 30 }") };
 
 /// A driver's script, three times.
 macro_rules! three_ways {
@@ -84,7 +85,7 @@ fn try_out(driver: &str, way: Way, command: impl Fn() -> Command) {
 }
 
 /// Says it to whoever runs the tests, whether they pass or not: what `eprintln!` says is captured.
-fn say(words: &str) {
+pub fn say(words: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{words}");
 }
 

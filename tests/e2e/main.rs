@@ -40,4 +40,5 @@ mod session_mode;
 mod shutdown;
 mod startup;
 mod statements;
+mod tokio_postgres_driver;
 mod transactions;
