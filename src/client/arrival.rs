@@ -45,7 +45,9 @@ impl ArrivalError {
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
-            Self::Gone | Self::Io(_) => None,
+            // PostgreSQL tells its log only of a packet of a wrong length, a CancelRequest's among them
+            // (ProcessStartupPacket).
+            Self::Gone | Self::Io(_) | Self::Opening(OpeningError::Length) => None,
             Self::Opening(error @ OpeningError::Version { .. }) => {
                 Some(Refusal::fatal("0A000", &error.to_string()))
             }

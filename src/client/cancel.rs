@@ -1,32 +1,40 @@
 //! A CancelRequest: whom it means, and how it reaches the right backend.
 
+use tokio::time::Instant;
 use tracing::info;
 use tracing::warn;
 
-use crate::client::registry::Aimed;
+use crate::client::aim::Aimed;
+use crate::client::aim::Delivery;
+use crate::client::aim::Hold;
 use crate::client::registry::Registry;
 use crate::metrics::registry::Metrics;
-use crate::server::cancel::cancel as send;
 
 /// Passes a CancelRequest on. Says nothing to whoever sent it, as PostgreSQL does
-/// (protocol-flow, "Canceling Requests in Progress").
-///
-/// Returns whether somebody was found.
-pub async fn cancel(registry: &Registry, metrics: &Metrics, process_id: i32, secret_key: &[u8]) -> bool {
+/// (protocol-flow, "Canceling Requests in Progress"); one line in the log says what came of it.
+pub async fn cancel(registry: &Registry, metrics: &Metrics, process_id: i32, secret_key: &[u8]) {
+    let client = process_id;
     let Some(slot) = registry.find(process_id, secret_key) else {
-        info!(client = process_id, "a cancel request with a key that nobody has");
-        return false;
+        info!(client, outcome = "nobody has this key", "cancel request");
+        return;
     };
-    match slot.take_aim() {
-        Aimed::Resting | Aimed::Waiting => {}
-        Aimed::Server { address, hold } => {
-            metrics.upstream(&address.dialer.upstream.name).cancels.inc();
-            let sent = send(&address.dialer, address.peer, address.process_id, &address.secret_key).await;
-            if let Err(error) = sent {
-                warn!(client = process_id, %error, "a cancel request could not be delivered");
-            }
-            drop(hold);
-        }
+    match slot.aim.take().await {
+        Aimed::Resting => info!(client, outcome = "nothing to cancel", "cancel request"),
+        Aimed::Waiting => info!(client, outcome = "it waits for a server no more", "cancel request"),
+        Aimed::Server(hold) => deliver(metrics, client, &hold).await,
     }
-    true
+}
+
+async fn deliver(metrics: &Metrics, client: i32, hold: &Hold) {
+    let (began, server, upstream) = (Instant::now(), hold.process_id(), hold.upstream());
+    let outcome = match hold.deliver().await {
+        Ok(Delivery::Sent) => "passed on",
+        Ok(Delivery::Joined) => "passed on with another",
+        Err(error) => {
+            warn!(client, server, upstream, outcome = "not delivered", %error, "cancel request");
+            return;
+        }
+    };
+    metrics.upstream(upstream).cancels.inc();
+    info!(client, server, upstream, outcome, took = ?began.elapsed(), "cancel request");
 }

@@ -1,5 +1,6 @@
 //! One client, from arrival to goodbye.
 
+pub mod aim;
 pub mod arrival;
 pub mod authenticate;
 pub mod cancel;

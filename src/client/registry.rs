@@ -1,4 +1,4 @@
-//! Who is here: the process ids and keys that we gave to clients, and what each of them points at just now.
+//! Who is here: the process ids and keys that we gave to clients.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,9 +9,8 @@ use std::sync::PoisonError;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::rand;
 use thiserror::Error;
-use tokio::sync::Notify;
 
-use crate::server::connection::CancelAddress;
+use crate::client::aim::Aim;
 use crate::wire::startup::Startup;
 
 /// No backend of PostgreSQL has a process id so high (PID_MAX_LIMIT is 2^22), so ours can be told apart.
@@ -35,28 +34,7 @@ struct Slots {
 pub struct Slot {
     pub process_id: i32,
     secret_key: Vec<u8>,
-    aim: Mutex<Aim>,
-    /// The last cancel that was under way is done.
-    settled: Notify,
-    /// Somebody cancelled while the client was waiting for a server.
-    pub cancelled: Notify,
-}
-
-/// What a cancel of this client would hit.
-#[derive(Debug, Default)]
-struct Aim {
-    target: Target,
-    /// Cancels under way to the present server. It is not released before they are done, so that a late one
-    /// never hits the next client.
-    under_way: usize,
-}
-
-#[derive(Clone, Debug, Default)]
-enum Target {
-    #[default]
-    Resting,
-    Waiting,
-    Leased(CancelAddress),
+    pub aim: Arc<Aim>,
 }
 
 impl Registry {
@@ -69,13 +47,7 @@ impl Registry {
         rand::fill(&mut secret_key).map_err(|_| NoRandomness)?;
         let mut slots = self.slots();
         let process_id = slots.free_pid();
-        let slot = Arc::new(Slot {
-            process_id,
-            secret_key,
-            aim: Mutex::default(),
-            settled: Notify::new(),
-            cancelled: Notify::new(),
-        });
+        let slot = Arc::new(Slot { process_id, secret_key, aim: Arc::default() });
         slots.by_pid.insert(process_id, slot.clone());
         Ok(Registered { slot, registry: self.clone() })
     }
@@ -137,80 +109,6 @@ impl Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         self.registry.slots().by_pid.remove(&self.slot.process_id);
-    }
-}
-
-impl Slot {
-    fn aim(&self) -> MutexGuard<'_, Aim> {
-        self.aim.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The client waits for a server.
-    pub fn wait(&self) {
-        self.aim().target = Target::Waiting;
-    }
-
-    /// The client holds this server.
-    pub fn lease(&self, address: &CancelAddress) {
-        self.aim().target = Target::Leased(address.clone());
-    }
-
-    /// The client holds nothing. Waits until no cancel is under way to the server it held.
-    pub async fn rest(&self) {
-        loop {
-            let settled = self.settled.notified();
-            {
-                let mut aim = self.aim();
-                aim.target = Target::Resting;
-                if aim.under_way == 0 {
-                    return;
-                }
-            }
-            settled.await;
-        }
-    }
-
-    /// Takes aim at what the client does now. While the value lives, its server stays with it.
-    #[must_use]
-    pub fn take_aim(self: &Arc<Self>) -> Aimed {
-        let mut aim = self.aim();
-        let address = match &aim.target {
-            Target::Leased(address) => address.clone(),
-            Target::Waiting => {
-                self.cancelled.notify_waiters();
-                return Aimed::Waiting;
-            }
-            Target::Resting => return Aimed::Resting,
-        };
-        aim.under_way += 1;
-        Aimed::Server { address, hold: Hold(self.clone()) }
-    }
-}
-
-/// What a cancel found.
-#[derive(Debug)]
-pub enum Aimed {
-    /// Nothing to cancel, as on a backend that is idle.
-    Resting,
-    /// It waited for a server, and has been told to stop.
-    Waiting,
-    Server {
-        address: CancelAddress,
-        hold: Hold,
-    },
-}
-
-/// Keeps a client on its server while a cancel is under way.
-#[derive(Debug)]
-pub struct Hold(Arc<Slot>);
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut aim = self.0.aim();
-        aim.under_way = aim.under_way.saturating_sub(1);
-        if aim.under_way == 0 {
-            self.0.settled.notify_waiters();
-        }
     }
 }
 

@@ -11,8 +11,8 @@ use tokio::time::Sleep;
 use tokio::time::sleep;
 use tokio_util::sync::WaitForCancellationFuture;
 
-use crate::client::registry::Aimed;
-use crate::client::registry::Hold;
+use crate::client::aim::Aimed;
+use crate::client::aim::Hold;
 use crate::client::registry::Registry;
 use crate::metrics::pool::Origin;
 use crate::metrics::pool::PoolMetrics;
@@ -501,12 +501,13 @@ fn translate(registry: &Registry, holds: &mut Vec<Hold>, pid: i64) -> Option<i64
         return None;
     }
     let slot = registry.get(i32::try_from(pid).ok()?)?;
-    match slot.take_aim() {
-        Aimed::Server { address, hold } => {
+    match slot.aim.try_take() {
+        Some(Aimed::Server(hold)) => {
+            let server = hold.process_id();
             holds.push(hold);
-            Some(i64::from(address.process_id))
+            Some(i64::from(server))
         }
-        Aimed::Resting | Aimed::Waiting => Some(NO_BACKEND),
+        Some(Aimed::Resting | Aimed::Waiting) | None => Some(NO_BACKEND),
     }
 }
 

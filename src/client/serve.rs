@@ -130,7 +130,9 @@ impl Client {
     /// Waits, without a server and without buffers, until one is needed.
     async fn rest(&mut self, mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Result<(), End> {
         loop {
-            if self.needs_server()? {
+            let needs_server = self.needs_server()?;
+            // What it is owed it gets before it waits for anything.
+            if needs_server && self.wires.to_client.pending() == 0 {
                 return Ok(());
             }
             self.wires.to_server.release();
@@ -138,7 +140,7 @@ impl Client {
             let Self { stream, wires, .. } = self;
             tokio::select! {
                 biased;
-                moved = exchange_at_rest(stream, wires) => moved?,
+                moved = exchange_at_rest(stream, wires, !needs_server) => moved?,
                 () = goodbye.as_mut() => return Err(End::Shutdown),
             }
         }
@@ -178,14 +180,16 @@ impl Client {
     async fn lease(&mut self, goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Result<(), End> {
         let lease = match self.acquire().await {
             Ok(lease) => lease,
-            Err(refusal) => return self.refuse_statement(refusal),
+            Err(refusal) => {
+                self.registered.slot.aim.rest().await;
+                return self.refuse_statement(refusal);
+            }
         };
-        self.registered.slot.lease(&lease.server.address);
         lease.server.holders.hold(lease.server.address.process_id, self.registered.slot.process_id);
         self.tell_news(&lease.server.state.reported);
         let (lease, end) = self.hold(lease, goodbye).await;
         // A cancel that is under way to this server must not hit whoever gets it next.
-        self.registered.slot.rest().await;
+        self.registered.slot.aim.rest().await;
         match end {
             Held::Returned => lease.release(),
             Held::Left(end) => {
@@ -216,17 +220,17 @@ impl Client {
         self.state.told.clone_from(now);
     }
 
-    /// A server that speaks as this client.
+    /// A server that speaks as this client, and that cancels of what the client does find.
     ///
     /// A client that is gone meanwhile keeps its place: PostgreSQL does what it was told before it notices.
     async fn acquire(&self) -> Result<Lease, Refusal> {
         let _waiting = Present::new(&self.metrics, Activity::Waiting);
         let began = Instant::now();
-        let slot = self.registered.slot.clone();
-        let cancelled = slot.cancelled.notified();
+        let aim = self.registered.slot.aim.clone();
+        let cancelled = aim.cancelled.notified();
         tokio::pin!(cancelled);
         cancelled.as_mut().enable();
-        slot.wait();
+        aim.wait();
         let lease = tokio::select! {
             biased;
             lease = self.pool.checkout(&self.state, self.policy.acquire_timeout) => lease,
@@ -237,6 +241,11 @@ impl Client {
         };
         let lease = lease.map_err(|error| self.missed(&error))?;
         let lease = speak_as(&self.state, lease, &self.metrics).await?;
+        if aim.lease(&lease.server.address).is_err() {
+            lease.release();
+            self.metrics.acquire_failed(AcquireFailure::Cancelled);
+            return Err(cancelled_while_waiting());
+        }
         self.metrics.acquire_seconds.observe(began.elapsed().as_secs_f64());
         Ok(lease)
     }
@@ -278,7 +287,7 @@ impl Client {
             self.note_pins(pinned, since);
             let held = match outcome {
                 Outcome::Return => Held::Returned,
-                Outcome::Probe => match self.probe(&mut lease).await {
+                Outcome::Probe => match self.ask(&mut lease).await {
                     Ok(Release::Return) => Held::Returned,
                     Ok(Release::Pinned(pins)) => {
                         self.count_pins(pinned, pins);
@@ -303,13 +312,21 @@ impl Client {
         }
     }
 
-    /// Asks the server what the client left on it, where that is not known. What comes by itself meanwhile is the
-    /// client's.
-    async fn probe(&mut self, lease: &mut Lease) -> Result<Release, ExchangeError> {
+    /// Asks the server what the client left on it, where that is not known, and out of reach of cancels: they are
+    /// not meant for us.
+    async fn ask(&mut self, lease: &mut Lease) -> Result<Release, ExchangeError> {
         let known = release(&self.state, &lease.server.state);
         if known != Release::Probe {
             return Ok(known);
         }
+        self.registered.slot.aim.pause().await;
+        let release = self.probe(lease).await;
+        self.registered.slot.aim.resume();
+        release
+    }
+
+    /// Asks the server what the client left on it. What comes by itself meanwhile is the client's.
+    async fn probe(&mut self, lease: &mut Lease) -> Result<Release, ExchangeError> {
         self.metrics.probes_total.inc();
         let mut aside = Vec::new();
         let question = question(&self.state, &lease.server.state);
@@ -478,8 +495,9 @@ fn skip(flow: &mut Flow, scanner: &mut Scanner, total: usize) {
     }
 }
 
-/// Writes what is pending and reads what comes; returns when anything was read.
-async fn exchange_at_rest(stream: &mut Stream, wires: &mut Wires) -> Result<(), End> {
+/// Writes what is pending and, if it `reads`, reads what comes; returns when anything was read, else when all is
+/// written.
+async fn exchange_at_rest(stream: &mut Stream, wires: &mut Wires, reads: bool) -> Result<(), End> {
     poll_fn(|cx| {
         let Wires { to_client, to_server, .. } = &mut *wires;
         while !to_client.chunk().is_empty() {
@@ -491,6 +509,9 @@ async fn exchange_at_rest(stream: &mut Stream, wires: &mut Wires) -> Result<(), 
         }
         if stream.poll_flush(cx).map(|flushed| flushed.is_err()) == Poll::Ready(true) {
             return Poll::Ready(Err(End::Gone));
+        }
+        if !reads {
+            return if to_client.pending() == 0 { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
         // A client that does not read what it is owed is not heard either.
         if to_client.is_congested() {

@@ -98,9 +98,13 @@ impl Cluster {
     }
 
     pub fn admin_in(&self, database: &str, sql: &str) -> Vec<String> {
-        let mut client = Client::connect(&Target::unix(self.socket(), SUPERUSER, "", database))
-            .unwrap_or_else(|refusal| panic!("the superuser is not let in: {refusal:?}"));
-        client.query(sql).rows_text()
+        self.superuser(database).query(sql).rows_text()
+    }
+
+    /// A connection of the superuser.
+    pub fn superuser(&self, database: &str) -> Client {
+        Client::connect(&Target::unix(self.socket(), SUPERUSER, "", database))
+            .unwrap_or_else(|refusal| panic!("the superuser is not let in: {refusal:?}"))
     }
 
     /// A new database that [`USER`] owns, with a name that no other test has.

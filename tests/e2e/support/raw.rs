@@ -270,6 +270,11 @@ impl Client {
         self.socket.write_all(bytes).is_ok()
     }
 
+    /// Closes our half of the connection, where the other side has not closed all of it.
+    pub fn say_no_more(&self) {
+        let _ = self.socket.finish();
+    }
+
     pub fn patience(&self, limit: Duration) {
         self.socket.patience(Some(limit)).expect("a time-out");
     }

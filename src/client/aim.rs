@@ -1,0 +1,215 @@
+//! What a cancel of a client would hit just now, and what keeps it from hitting anybody else: while one is under
+//! way to a server, that server stays with its client.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::Notify;
+
+use crate::server::cancel::cancel;
+use crate::server::connect::ConnectError;
+use crate::server::connection::CancelAddress;
+
+/// Where a client is, as those see it who want to cancel what it does.
+#[derive(Debug, Default)]
+pub struct Aim {
+    state: Mutex<State>,
+    /// Something has changed for who waits on it.
+    changed: Notify,
+    /// Somebody cancelled while the client was waiting for a server.
+    pub cancelled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    target: Target,
+    /// A cancel came while the client waited for a server.
+    cancelled: bool,
+    /// Cancels under way to the present server.
+    under_way: usize,
+}
+
+#[derive(Debug, Default)]
+enum Target {
+    #[default]
+    Resting,
+    Waiting,
+    Leased(Arc<Mark>),
+    /// We ask its server something between two statements of its own.
+    Asking(Arc<Mark>),
+}
+
+/// The server of one lease, as cancels know it.
+#[derive(Debug)]
+struct Mark {
+    address: CancelAddress,
+    /// How many cancels have asked for it to be signalled.
+    asked: AtomicU64,
+    /// How many of them had asked when the last CancelRequest was sent. Held while one is sent, so that a
+    /// flood of cancels opens one connection for each server at a time.
+    served: tokio::sync::Mutex<u64>,
+}
+
+/// What a cancel found.
+#[derive(Debug)]
+pub enum Aimed {
+    /// Nothing to cancel, as on a backend that is idle.
+    Resting,
+    /// It waited for a server, and has been told to stop.
+    Waiting,
+    Server(Hold),
+}
+
+/// Somebody cancelled while the client waited.
+#[derive(Debug)]
+pub struct Cancelled;
+
+impl Aim {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client waits for a server.
+    pub fn wait(&self) {
+        let mut state = self.state();
+        state.target = Target::Waiting;
+        state.cancelled = false;
+    }
+
+    /// The client holds this server, unless its wait has been cancelled.
+    ///
+    /// # Errors
+    /// Where it has.
+    pub fn lease(&self, address: &CancelAddress) -> Result<(), Cancelled> {
+        let mut state = self.state();
+        if std::mem::take(&mut state.cancelled) {
+            state.target = Target::Resting;
+            return Err(Cancelled);
+        }
+        let (asked, served) = (AtomicU64::default(), tokio::sync::Mutex::default());
+        state.target = Target::Leased(Arc::new(Mark { address: address.clone(), asked, served }));
+        Ok(())
+    }
+
+    /// Between two statements we ask the client's server something ourselves. Cancels wait until that is over: on
+    /// a connection of the client's own they would find nothing to cancel, or its next statement. Waits until none
+    /// is under way.
+    pub async fn pause(&self) {
+        self.turn(|target| if let Target::Leased(mark) = target { Target::Asking(mark) } else { target });
+        self.settle().await;
+    }
+
+    /// The client goes on with the server that it holds.
+    pub fn resume(&self) {
+        self.turn(|target| if let Target::Asking(mark) = target { Target::Leased(mark) } else { target });
+    }
+
+    /// The client holds nothing. Waits until no cancel is under way to the server that it held.
+    pub async fn rest(&self) {
+        self.turn(|_| Target::Resting);
+        self.settle().await;
+    }
+
+    fn turn(&self, to: impl FnOnce(Target) -> Target) {
+        let mut state = self.state();
+        state.target = to(std::mem::take(&mut state.target));
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until no cancel is under way.
+    async fn settle(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.state().under_way == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes aim at what the client does now. While what comes back lives, its server stays with it.
+    pub async fn take(self: &Arc<Self>) -> Aimed {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(aimed) = self.try_take() {
+                return aimed;
+            }
+            changed.await;
+        }
+    }
+
+    /// As [`Self::take`]; `None` while we ask its server something.
+    pub fn try_take(self: &Arc<Self>) -> Option<Aimed> {
+        let mut state = self.state();
+        let mark = match &state.target {
+            Target::Leased(mark) => mark.clone(),
+            Target::Waiting => {
+                state.cancelled = true;
+                self.cancelled.notify_waiters();
+                return Some(Aimed::Waiting);
+            }
+            Target::Resting => return Some(Aimed::Resting),
+            Target::Asking(_) => return None,
+        };
+        state.under_way += 1;
+        Some(Aimed::Server(Hold { aim: self.clone(), mark }))
+    }
+}
+
+/// Keeps a client on its server while a cancel is under way.
+#[derive(Debug)]
+pub struct Hold {
+    aim: Arc<Aim>,
+    mark: Arc<Mark>,
+}
+
+/// How a cancel reached its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    Sent,
+    /// A CancelRequest that was sent after this one had come served both.
+    Joined,
+}
+
+impl Hold {
+    /// The process id of the server.
+    #[must_use]
+    pub fn process_id(&self) -> i32 {
+        self.mark.address.process_id
+    }
+
+    #[must_use]
+    pub fn upstream(&self) -> &str {
+        &self.mark.address.dialer.upstream.name
+    }
+
+    /// Has the server signalled.
+    ///
+    /// # Errors
+    /// As [`cancel`]. Who joined a request that failed is not told.
+    pub async fn deliver(&self) -> Result<Delivery, ConnectError> {
+        let Mark { address, asked, served } = &*self.mark;
+        let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut served = served.lock().await;
+        if *served >= number {
+            return Ok(Delivery::Joined);
+        }
+        *served = asked.load(Ordering::Relaxed);
+        cancel(&address.dialer, address.peer, address.process_id, &address.secret_key).await?;
+        Ok(Delivery::Sent)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.aim.state();
+        state.under_way = state.under_way.saturating_sub(1);
+        if state.under_way == 0 {
+            self.aim.changed.notify_waiters();
+        }
+    }
+}
