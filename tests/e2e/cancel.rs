@@ -311,7 +311,7 @@ fn a_cancel_that_comes_late_does_not_hit_a_question_of_ours() {
     let [mut holder, mut client, mut other] = [(); 3].map(|()| stagedoor.connect(&database));
     holder.rows("begin");
     client.rows("select 1");
-    let reply = cancel_behind_lock(cluster, &database, &mut client, "set work_mem to '5MB'", "pg_proc");
+    let reply = cancel_behind_lock(cluster, &database, &mut client, "set work_mem to '5MB'", "pg_settings");
     assert_eq!(reply.error(), None);
     assert_eq!(other.value("show work_mem"), "4MB");
     assert_eq!(client.value("show work_mem"), "5MB");
