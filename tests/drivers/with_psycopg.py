@@ -81,9 +81,9 @@ async def an_error_in_a_pipeline_aborts_what_follows_up_to_the_sync():
         async with connection.pipeline() as pipeline:
             await insert(1)
             await pipeline.sync()
-            await insert(1)
-            await insert(2)
-            equal(await sqlstate(pipeline.sync()), "23505")
+            # The error is told by whatever is said when it has come.
+            told = [await sqlstate(said) for said in (insert(1), insert(2), pipeline.sync(), pipeline.sync())]
+            equal([code for code in told if code is not None][0], "23505")
             equal(connection.info.transaction_status, pq.TransactionStatus.IDLE)
             await insert(3)
         equal(await (await connection.execute("select n from piped order by n")).fetchall(), [(1,), (3,)])
