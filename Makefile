@@ -21,6 +21,13 @@ PACKAGES_TEST = $(PACKAGES_DEMO) \
 	$(call unless,$(call has,node),nodejs) \
 	$(call unless,$(call has,npm),npm) \
 	$(call unless,$(shell python3 -c 'import ensurepip' 2>/dev/null && echo there),python3 python3-venv)
+# Drivers that come with a distribution, and their tools. Where one is not to be had, its test says that it is skipped.
+gocode = $(wildcard /usr/share/gocode/src/github.com/$(1))
+PACKAGES_DRIVERS = $(call unless,$(call has,javac),default-jdk-headless) \
+	$(call unless,$(wildcard /usr/share/java/postgresql.jar),libpostgresql-jdbc-java) \
+	$(call unless,$(call has,go),golang-go) \
+	$(call unless,$(call gocode,lib/pq),golang-github-lib-pq-dev) \
+	$(call unless,$(call gocode,jackc/pgx/v4),golang-github-jackc-pgx-v4-dev)
 PACKAGES_BENCH = $(PACKAGES_DEMO) \
 	$(call unless,$(call has,pgbouncer)$(wildcard /usr/sbin/pgbouncer),pgbouncer)
 
@@ -32,8 +39,12 @@ export PATH := $(CURDIR)/$(NODE_OWN)/node_modules/.bin:$(PATH)
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
 # apt is asked only where something is missing.
+APT_INSTALL = $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends
 define install
-$(if $(strip $(1)),$(SUDO) apt-get update -q && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(strip $(1)))
+$(if $(strip $(1)),$(SUDO) apt-get update -q && $(APT_INSTALL) $(strip $(1)))
+endef
+define install_what_there_is
+$(if $(strip $(1)),$(SUDO) apt-get update -q; for package in $(strip $(1)); do $(APT_INSTALL) $$package || echo "apt has no $$package"; done)
 endef
 
 deps: deps-test deps-bench
@@ -41,6 +52,7 @@ deps-demo:
 	@$(call install,$(PACKAGES_DEMO))
 deps-test:
 	@$(call install,$(PACKAGES_TEST))
+	@$(call install_what_there_is,$(PACKAGES_DRIVERS))
 	@[ "$$(node -p 'parseInt(process.versions.node)')" -ge $(NODE_LEAST) ] || npm install --silent --no-audit --no-fund --prefix $(NODE_OWN) node@22
 deps-bench:
 	@$(call install,$(PACKAGES_BENCH))

@@ -2,6 +2,7 @@
 
 pub mod certs;
 pub mod compare;
+pub mod compiled;
 pub mod deadline;
 pub mod dice;
 pub mod flows;
