@@ -93,7 +93,7 @@ fn name(mention: Mention, mut lexer: Lexer<'_>) -> Option<Name<'_>> {
         Token::Word(word) if mention == Mention::Deallocate && word.eq_ignore_ascii_case(b"all") => {
             return None;
         }
-        Token::Word(word) if word.eq_ignore_ascii_case(b"as") => return None, // What is prepared stands behind it.
+        Token::Word(word) if is_no_name(word) => return None,
         Token::Word(word) => Cow::Owned(word.to_ascii_lowercase()),
         Token::Quoted(name) => unquoted(name),
         Token::UnicodeQuoted | Token::Text(_) | Token::Number(_) | Token::Parameter | Token::Symbol(_) => {
@@ -103,6 +103,11 @@ fn name(mention: Mention, mut lexer: Lexer<'_>) -> Option<Name<'_>> {
     let of_transaction = mention == Mention::Prepare && token.is_keyword(b"transaction");
     let is_other = of_transaction && matches!(lexer.peek(), Some(Token::Text(_)));
     (!is_other).then_some(Name { folded, start: lexer.start(), end: lexer.end(), behind: lexer })
+}
+
+/// Of the reserved words those that mean something where a name could stand: GRANT EXECUTE ON, PREPARE … AS.
+fn is_no_name(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"on") || word.eq_ignore_ascii_case(b"as")
 }
 
 /// `""` stands for one quote.
