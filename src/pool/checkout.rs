@@ -33,18 +33,17 @@ use crate::pool::ledger::Count;
 use crate::pool::ledger::Grant;
 use crate::pool::ledger::Ledger;
 use crate::pool::ledger::Limits;
-use crate::pool::ledger::PATIENCE;
 use crate::pool::ledger::PoolId;
 use crate::pool::ledger::Request;
 use crate::pool::ledger::Returned;
 use crate::pool::ledger::Ticket;
+use crate::pool::ledger::Wish;
 use crate::server::connect::ConnectError;
 use crate::server::connect::Connected;
 use crate::server::connect::Dialer;
 use crate::server::connection::ExchangeError;
 use crate::server::connection::Server;
 use crate::server::holders::Holders;
-use crate::session::handover::Fit;
 use crate::session::handover::suits;
 use crate::session::parameters::Parameters;
 use crate::session::reported::Reported;
@@ -346,7 +345,8 @@ impl Pool {
         })
     }
 
-    /// A server of this pool that can be made to speak as `client`, best one that does already.
+    /// A server of this pool that can be made to speak as `client`, best one that does already; it got one that did
+    /// not `misses` times in a row.
     ///
     /// Cancel-safe: a client that gives up leaves the queue, and what it was granted goes to the next.
     ///
@@ -355,12 +355,13 @@ impl Pool {
     pub async fn checkout(
         self: &Arc<Self>,
         client: &ClientState,
+        misses: u8,
         patience: Duration,
     ) -> Result<Lease, CheckoutError> {
         let began = Instant::now();
         let deadline = began + patience;
         loop {
-            let grant = self.grant(&client.fit(), began, deadline).await?;
+            let grant = self.grant(&Wish { fit: client.fit(), misses }, began, deadline).await?;
             let place = Place::new(self.clone());
             let server = match grant {
                 Grant::Server(mut server) => {
@@ -390,13 +391,13 @@ impl Pool {
 
     async fn grant(
         self: &Arc<Self>,
-        fit: &Fit,
+        wish: &Wish,
         began: Instant,
         deadline: Instant,
     ) -> Result<Grant<Box<Server>>, CheckoutError> {
         let mut waiting = {
             let mut desk = self.upstream.desk();
-            match desk.ledger.request(self.id, fit, began.into_std()) {
+            match desk.ledger.request(self.id, wish, began.into_std()) {
                 Request::Granted(grant) => return Ok(grant),
                 Request::Queued(ticket) => {
                     let (sender, receiver) = oneshot::channel();
@@ -406,17 +407,17 @@ impl Pool {
             }
         };
         loop {
-            let again = deadline.min(Instant::now() + PATIENCE);
+            let again = self.upstream.desk().ledger.look_again_in(waiting.ticket);
+            let again = deadline.min(Instant::now() + again);
             match timeout_at(again, &mut waiting.receiver).await {
                 Ok(Ok(grant)) => return Ok(grant),
                 Ok(Err(_)) => return Err(CheckoutError::Ended),
                 Err(_) if again == deadline => return Err(self.timed_out(began)),
                 Err(_) => {}
             }
-            let now = Instant::now().into_std();
-            if let Some(grant) = self.upstream.desk().ledger.ask_again(waiting.ticket, now) {
-                return Ok(grant);
-            }
+            let mut desk = self.upstream.desk();
+            let granted = desk.ledger.look_again(Instant::now().into_std());
+            desk.hand_out(granted);
         }
     }
 
@@ -470,6 +471,7 @@ impl Pool {
         let mut server = Server::new(connected, dialer, &self.database, lifetime).await?;
         server.holders = self.upstream.holders.clone();
         server.schema = self.upstream.schema.clone();
+        self.upstream.desk().ledger.opened(self.id, Instant::now().into_std());
         Ok(Box::new(server))
     }
 

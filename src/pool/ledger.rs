@@ -10,12 +10,22 @@ use crate::session::handover::Fit;
 
 /// How long a waiter of another database is passed over in favour of one of the same database, because a
 /// server handed on costs nothing and one closed and opened anew costs a login.
-pub const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// After this long the first in the queue is served first, whatever it costs.
 const PATIENCE_MAX: Duration = Duration::from_secs(1);
 
-/// A pool: one database and user of an upstream.
+/// How long a pool keeps the place that it took from another when it had nothing, while its clients come back:
+/// each change of hands costs a login, and one for each statement would be all that is done.
+const TURN: Duration = Duration::from_millis(100);
+
+/// How soon a client comes back that has more to say: a server that has rested so long ends its pool's turn.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A client that needed a hand-over so often in a row gets a server of its own, where there is room to spare.
+const MISSES_MAX: u8 = 2;
+
+/// A pool: one database and user of an upstream, and what its sessions begin with.
 pub type PoolId = usize;
 
 /// The place of one waiter in the queue.
@@ -37,6 +47,14 @@ pub enum Grant<S> {
 pub enum Request<S> {
     Granted(Grant<S>),
     Queued(Ticket),
+}
+
+/// What a client needs of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    pub fit: Fit,
+    /// How often in a row it has been given one that did not have its settings.
+    pub misses: u8,
 }
 
 /// Limits of one pool.
@@ -70,6 +88,8 @@ pub struct Ledger<S> {
 struct Book<S> {
     limits: Limits,
     open: usize,
+    /// When the turn ends that began with another's place.
+    turn_ends: Option<Instant>,
     /// The one that was used last is at the end, and is used first.
     idle: Vec<Idle<S>>,
 }
@@ -106,7 +126,7 @@ impl<S> Ledger<S> {
 
     /// Makes a pool known. Its id is the caller's.
     pub fn add(&mut self, pool: PoolId, limits: Limits) {
-        self.pools.entry(pool).or_insert(Book { limits, open: 0, idle: Vec::new() });
+        self.pools.entry(pool).or_insert(Book { limits, open: 0, turn_ends: None, idle: Vec::new() });
     }
 
     /// Forgets a pool that has neither servers nor waiters.
@@ -118,20 +138,25 @@ impl<S> Ledger<S> {
 
     /// A client wants a server of `pool`. Where none suits it, it may be given one that does not, to close it and
     /// open another in its place.
-    pub fn request(&mut self, pool: PoolId, fit: &Fit, now: Instant) -> Request<S> {
-        if let Some(server) = self.pools.get_mut(&pool).and_then(|book| book.take(fit)) {
+    pub fn request(&mut self, pool: PoolId, wish: &Wish, now: Instant) -> Request<S> {
+        if let Some(server) = self.idle(pool, |book| book.take_ready(&wish.fit)) {
             return Request::Granted(Grant::Server(server));
         }
-        if self.open < self.budget
-            && self.may_grow(pool)
-            && let Some(grant) = self.room(pool, now)
-        {
-            return Request::Granted(grant);
+        let has_room = self.open < self.budget && self.may_grow(pool);
+        if has_room && wish.misses >= MISSES_MAX && self.has_room_to_spare() {
+            return Request::Granted(self.connect(pool));
         }
-        if let Some(unsuited) = self.pools.get_mut(&pool).and_then(Book::take_oldest) {
+        if let Some(server) = self.idle(pool, |book| book.take_suited(&wish.fit)) {
+            return Request::Granted(Grant::Server(server));
+        }
+        if has_room {
+            return Request::Granted(self.connect(pool));
+        }
+        if let Some(unsuited) = self.idle(pool, Book::take_oldest) {
             return Request::Granted(Grant::Server(unsuited));
         }
         if self.may_grow(pool)
+            && self.is_next(pool)
             && let Some(grant) = self.room(pool, now)
         {
             return Request::Granted(grant);
@@ -155,6 +180,7 @@ impl<S> Ledger<S> {
     ) -> Option<(Ticket, Grant<S>)> {
         let same = self.queue.iter().position(|waiter| waiter.pool == pool);
         let other = self.queue.iter().position(|waiter| waiter.pool != pool && self.may_grow(waiter.pool));
+        let other = other.filter(|_| !self.is_in_turn(pool, now));
         let (at, is_same) = match (same, other) {
             (None, None) => {
                 if let Some(book) = self.pools.get_mut(&pool) {
@@ -172,17 +198,40 @@ impl<S> Ledger<S> {
         if is_same {
             return Some((waiter.ticket, Grant::Server(returned.server)));
         }
-        self.move_slot(pool, waiter.pool);
+        self.move_slot(pool, waiter.pool, now);
         Some((waiter.ticket, Grant::Replace(returned.server)))
     }
 
-    /// A waiter asks again: what rested only for a moment when it came may have rested long enough by now.
-    pub fn ask_again(&mut self, ticket: Ticket, now: Instant) -> Option<Grant<S>> {
-        let at = self.queue.iter().position(|waiter| waiter.ticket == ticket)?;
-        let pool = self.queue.get(at)?.pool;
-        let grant = if self.may_grow(pool) { self.room(pool, now)? } else { return None };
-        self.queue.remove(at);
-        Some(grant)
+    /// Looks again whether the first waiters can be served: what rested only for a moment when they came may have
+    /// rested long enough by now. Waiters cause it, each for all.
+    pub fn look_again(&mut self, now: Instant) -> Option<(Ticket, Grant<S>)> {
+        for has_nothing in [true, false] {
+            let may = |waiter: &Waiter| {
+                (self.open_of(waiter.pool) == 0) == has_nothing && self.may_grow(waiter.pool)
+            };
+            let Some(at) = self.queue.iter().position(may) else { continue };
+            let pool = self.queue.get(at)?.pool;
+            if let Some(grant) = self.room(pool, now) {
+                return self.queue.remove(at).map(|waiter| (waiter.ticket, grant));
+            }
+        }
+        None
+    }
+
+    /// When a waiter should look again: as soon as a turn may end where its pool has nothing, and not many wait so
+    /// before it.
+    #[must_use]
+    pub fn look_again_in(&self, ticket: Ticket) -> Duration {
+        let have_nothing = self.queue.iter().filter(|waiter| self.open_of(waiter.pool) == 0);
+        let is_near = have_nothing.take(self.budget).any(|waiter| waiter.ticket == ticket);
+        if is_near { PAUSE } else { PATIENCE }
+    }
+
+    /// A server of `pool` has been opened: the login was no part of its turn.
+    pub fn opened(&mut self, pool: PoolId, now: Instant) {
+        if let Some(book) = self.pools.get_mut(&pool) {
+            book.turn_ends = book.turn_ends.filter(|_| book.open == 1).map(|_| now + TURN);
+        }
     }
 
     /// A server is gone, or could not be opened: its place is free.
@@ -264,6 +313,31 @@ impl<S> Ledger<S> {
         self.queue.front().map(|waiter| now.duration_since(waiter.since))
     }
 
+    fn idle(&mut self, pool: PoolId, take: impl FnOnce(&mut Book<S>) -> Option<S>) -> Option<S> {
+        self.pools.get_mut(&pool).and_then(take)
+    }
+
+    fn open_of(&self, pool: PoolId) -> usize {
+        self.pools.get(&pool).map_or(0, |book| book.open)
+    }
+
+    /// Whether a quarter of the budget is free.
+    const fn has_room_to_spare(&self) -> bool {
+        (self.budget - self.open) * 4 >= self.budget
+    }
+
+    fn is_in_turn(&self, pool: PoolId, now: Instant) -> bool {
+        self.pools.get(&pool).and_then(|book| book.turn_ends).is_some_and(|end| now < end)
+    }
+
+    /// Whether nobody who waits would have to be passed over for a new place of `pool`.
+    fn is_next(&self, pool: PoolId) -> bool {
+        let has_nothing = self.open_of(pool) == 0;
+        let comes_before =
+            |waiter: &Waiter| self.may_grow(waiter.pool) && (!has_nothing || self.open_of(waiter.pool) == 0);
+        !self.queue.iter().any(comes_before)
+    }
+
     fn may_grow(&self, pool: PoolId) -> bool {
         self.pools.get(&pool).is_some_and(|book| book.open < book.limits.servers_max)
     }
@@ -273,41 +347,56 @@ impl<S> Ledger<S> {
     /// passed over for long.
     fn is_urgent(&self, at: usize, from: PoolId, now: Instant) -> bool {
         self.queue.get(at).is_some_and(|waiter| {
-            let (own, other) = (self.count(waiter.pool).open, self.count(from).open);
+            let (own, other) = (self.open_of(waiter.pool), self.open_of(from));
             let waited = now.duration_since(waiter.since);
             own == 0 || (waited >= PATIENCE && other > own + 1) || waited >= PATIENCE_MAX
         })
     }
 
     /// A place for one more server of `pool`: inside the budget, or that of another pool's idle server. One
-    /// that was used a moment ago is left alone, unless this pool has nothing at all: busy pools would only
-    /// take it from each other, and pay a login each time.
+    /// that was used a moment ago is left alone, unless this pool has nothing at all and the other's turn is over: busy
+    /// pools would only take it from each other, and pay a login each time.
     fn room(&mut self, pool: PoolId, now: Instant) -> Option<Grant<S>> {
         if self.open < self.budget {
-            self.open += 1;
-            if let Some(book) = self.pools.get_mut(&pool) {
-                book.open += 1;
-            }
-            return Some(Grant::Connect);
+            return Some(self.connect(pool));
         }
-        let has_nothing = self.count(pool).open == 0;
+        let has_nothing = self.open_of(pool) == 0;
+        let must_rest = |from| match (has_nothing, self.is_in_turn(from, now)) {
+            (true, false) => Duration::ZERO,
+            (true, true) => PAUSE,
+            (false, _) => PATIENCE,
+        };
         let (&from, _) = self
             .pools
             .iter()
             .filter(|(id, _)| **id != pool)
             .filter_map(|(id, book)| Some((id, book.idle.first()?.since)))
-            .filter(|(_, since)| has_nothing || now.duration_since(*since) >= PATIENCE)
+            .filter(|(from, since)| now.duration_since(*since) >= must_rest(**from))
             .min_by_key(|(_, since)| *since)?;
         let server = self.pools.get_mut(&from)?.idle.remove(0).server;
-        self.move_slot(from, pool);
+        self.move_slot(from, pool, now);
         Some(Grant::Replace(server))
     }
 
-    fn move_slot(&mut self, from: PoolId, to: PoolId) {
+    fn connect(&mut self, pool: PoolId) -> Grant<S> {
+        self.open += 1;
+        if let Some(book) = self.pools.get_mut(&pool) {
+            if book.open == 0 {
+                book.turn_ends = None; // The place was nobody's.
+            }
+            book.open += 1;
+        }
+        Grant::Connect
+    }
+
+    fn move_slot(&mut self, from: PoolId, to: PoolId, now: Instant) {
         if let Some(book) = self.pools.get_mut(&from) {
             book.open = book.open.saturating_sub(1);
         }
         if let Some(book) = self.pools.get_mut(&to) {
+            if book.open == 0 {
+                book.turn_ends = Some(now + TURN);
+            }
             book.open += 1;
         }
     }
@@ -322,17 +411,20 @@ pub enum Reaped {
 }
 
 impl<S> Book<S> {
-    /// The newest idle server that has all settings already, else the one among those that suit which has
-    /// rested longest: the others are more likely to be what somebody will want.
-    fn take(&mut self, fit: &Fit) -> Option<S> {
+    /// The newest idle server that has all settings already.
+    fn take_ready(&mut self, fit: &Fit) -> Option<S> {
+        let speaks = |idle: &Idle<S>| fit.allows(&idle.fit) && idle.fit.state == fit.state;
+        let named = |idle: &Idle<S>| speaks(idle) && idle.fit.name == fit.name;
+        let at = self.idle.iter().rposition(named).or_else(|| self.idle.iter().rposition(speaks))?;
+        Some(self.idle.remove(at).server)
+    }
+
+    /// The one among those that suit which has rested longest: the others are more likely to be what somebody will
+    /// want.
+    fn take_suited(&mut self, fit: &Fit) -> Option<S> {
         let suits = |idle: &Idle<S>| fit.allows(&idle.fit);
-        let speaks = |idle: &Idle<S>| suits(idle) && idle.fit.state == fit.state;
-        let named = |idle: &Idle<S>| idle.fit.name == fit.name;
-        let idle = &self.idle;
-        let at = idle.iter().rposition(|idle| speaks(idle) && named(idle));
-        let at = at.or_else(|| idle.iter().rposition(speaks));
-        let at = at.or_else(|| idle.iter().position(|idle| suits(idle) && named(idle)));
-        let at = at.or_else(|| idle.iter().position(suits))?;
+        let named = |idle: &Idle<S>| suits(idle) && idle.fit.name == fit.name;
+        let at = self.idle.iter().position(named).or_else(|| self.idle.iter().position(suits))?;
         Some(self.idle.remove(at).server)
     }
 
@@ -341,5 +433,7 @@ impl<S> Book<S> {
     }
 }
 
+#[cfg(test)]
+mod crowd;
 #[cfg(test)]
 mod tests;

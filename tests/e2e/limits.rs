@@ -109,3 +109,34 @@ fn idle_servers_are_closed_after_their_time() {
     drop(clients);
     stagedoor.finish();
 }
+
+#[test]
+fn more_kinds_of_sessions_than_servers_are_all_served_as_what_they_are() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 4 }");
+    let database = cluster.database("kinds");
+    let longest = std::thread::scope(|scope| {
+        let kinds = (1..=12).map(|kind| {
+            let target = stagedoor.target(&database).with("options", &format!("-c work_mem={kind}MB"));
+            scope.spawn(move || {
+                let mut client = Client::connect(&target).expect("a login");
+                let mut longest = Duration::ZERO;
+                for _ in 0..200 {
+                    let asked = Instant::now();
+                    assert_eq!(client.value("show work_mem"), format!("{kind}MB"));
+                    longest = longest.max(asked.elapsed());
+                }
+                client.leave();
+                longest
+            })
+        });
+        let kinds: Vec<_> = kinds.collect();
+        kinds.into_iter().map(|kind| kind.join().expect("no panic")).max()
+    });
+    let logins = stagedoor.metric("stagedoor_server_connections_opened_total", &[]);
+    eprintln!(
+        "          12 kinds on 4 servers: {logins} logins for 2400 statements, longest wait {longest:?}"
+    );
+    assert!(cluster.open(&database).0 <= 4);
+    stagedoor.finish();
+}

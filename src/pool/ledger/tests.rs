@@ -8,6 +8,10 @@ const fn fit(state: u64) -> Fit {
     Fit { state, custom: 0, name: 0, strict: false }
 }
 
+const fn wish(fit: Fit) -> Wish {
+    Wish { fit, misses: 0 }
+}
+
 struct World {
     ledger: Ledger<&'static str>,
     now: Instant,
@@ -26,7 +30,7 @@ impl World {
     }
 
     fn request(&mut self, pool: PoolId) -> Request<&'static str> {
-        self.ledger.request(pool, &fit(0), self.now)
+        self.ledger.request(pool, &wish(fit(0)), self.now)
     }
 
     fn give_back(
@@ -50,10 +54,10 @@ fn pools_grow_inside_the_budget_and_then_take_the_idle_servers_of_others() {
     assert_eq!(world.give_back(0, "b", 0), None);
     assert_eq!(world.request(1), Request::Queued(1));
     let now = world.now;
-    assert_eq!(world.ledger.ask_again(1, now), None);
+    assert_eq!(world.ledger.look_again(now), None);
     world.wait(PATIENCE);
     let now = world.now;
-    assert_eq!(world.ledger.ask_again(1, now), Some(Grant::Replace("b")));
+    assert_eq!(world.ledger.look_again(now), Some((1, Grant::Replace("b"))));
     assert_eq!(world.request(1), Request::Queued(2));
     assert_eq!(world.ledger.open(), 2);
     assert_eq!(world.ledger.count(1), Count { open: 2, idle: 0, waiting: 1 });
@@ -69,8 +73,8 @@ fn a_server_whose_settings_fit_is_preferred_and_else_the_one_that_rested_longest
         world.give_back(0, server, state);
     }
     let now = world.now;
-    assert_eq!(world.ledger.request(0, &fit(8), now), Request::Granted(Grant::Server("b")));
-    assert_eq!(world.ledger.request(0, &fit(1), now), Request::Granted(Grant::Server("a")));
+    assert_eq!(world.ledger.request(0, &wish(fit(8)), now), Request::Granted(Grant::Server("b")));
+    assert_eq!(world.ledger.request(0, &wish(fit(1)), now), Request::Granted(Grant::Server("a")));
 }
 
 #[test]
@@ -85,9 +89,9 @@ fn one_that_does_not_suit_is_given_only_where_there_is_no_room_for_another() {
     let strict = Fit { name: 9, strict: true, ..fit(3) };
     let now = world.now;
     world.ledger.closed(0, now);
-    assert_eq!(world.ledger.request(0, &strict, now), Request::Granted(Grant::Connect));
+    assert_eq!(world.ledger.request(0, &wish(strict), now), Request::Granted(Grant::Connect));
     assert_eq!(
-        world.ledger.request(0, &Fit { strict: false, ..strict }, now),
+        world.ledger.request(0, &wish(Fit { strict: false, ..strict }), now),
         Request::Granted(Grant::Server("b"))
     );
 }
