@@ -257,27 +257,24 @@ fn cancel_late(target: &Target, rounds: usize, seed: u64) -> usize {
     hits
 }
 
-/// Cancels what `client` does when somebody waits for a lock that `locked` takes away from everybody.
+/// Has `client` say `sql` while nobody can read the relation `locked`, cancels when somebody waits for that, and
+/// does `meanwhile` with who cancelled before the relation is free again.
 fn cancel_behind_lock(
-    cluster: &Cluster,
-    database: &str,
-    client: &mut Client,
-    sql: &str,
-    locked: &str,
+    (cluster, client): (&Cluster, &mut Client),
+    (sql, locked): (&str, &str),
+    meanwhile: impl Fn(&mut Client),
 ) -> Reply {
-    let mut admin = cluster.superuser(database);
+    let database = client.target().database.clone();
+    let mut admin = cluster.superuser(&database);
     admin.rows(&format!("begin; lock table {locked}"));
     client.send(&frames::query(sql));
     let blocked = format!(
         "select 1 from pg_stat_activity where datname = '{database}' and usename = '{USER}' and wait_event_type = 'Lock'"
     );
-    until("our own question waits for the lock", PATIENCE, || {
-        (cluster.admin(&blocked).len() == 1).then_some(())
-    });
+    until("a server waits for the lock", PATIENCE, || (cluster.admin(&blocked).len() == 1).then_some(()));
     let mut canceller = client.target().open().expect("a connection");
     canceller.send(&frames::cancel(client.pid, &client.key));
-    // It must have been read before the lock goes: another connection says the same and has been heard by then.
-    client.target().cancel(client.pid + 1, &[0; 4]);
+    meanwhile(&mut canceller);
     admin.rows("commit");
     assert_eq!(canceller.rest(), b"");
     client.ready()
@@ -295,7 +292,9 @@ fn a_cancel_while_a_server_learns_to_speak_as_the_client_is_not_lost() {
     other.rows("select 1");
     // So that the server looks it up anew.
     cluster.admin_in(&database, &format!("alter text search configuration mine owner to {USER}"));
-    let reply = cancel_behind_lock(cluster, &database, &mut client, "select 1", "pg_ts_config");
+    let reply = cancel_behind_lock((cluster, &mut client), ("select 1", "pg_ts_config"), |canceller| {
+        assert_eq!(canceller.rest(), b"");
+    });
     assert_eq!(reply.sqlstate(), "57014");
     assert_eq!(client.value("show default_text_search_config"), "public.mine");
     assert_eq!(other.value("select 1"), "1");
@@ -311,7 +310,11 @@ fn a_cancel_that_comes_late_does_not_hit_a_question_of_ours() {
     let [mut holder, mut client, mut other] = [(); 3].map(|()| stagedoor.connect(&database));
     holder.rows("begin");
     client.rows("select 1");
-    let reply = cancel_behind_lock(cluster, &database, &mut client, "set work_mem to '5MB'", "pg_settings");
+    // What the probe reads.
+    let statement = ("set work_mem to '5MB'", "pg_settings");
+    let reply = cancel_behind_lock((cluster, &mut client), statement, |canceller| {
+        assert!(canceller.silent(Duration::from_millis(300)), "it waits until our question is answered");
+    });
     assert_eq!(reply.error(), None);
     assert_eq!(other.value("show work_mem"), "4MB");
     assert_eq!(client.value("show work_mem"), "5MB");
