@@ -46,7 +46,6 @@ use crate::listener;
 use crate::listener::BindError;
 use crate::listener::Door;
 use crate::metrics::registry::Metrics;
-use crate::metrics::upstream::ServerState;
 use crate::pool::checkout::Dying;
 use crate::pool::checkout::UpstreamPools;
 use crate::pool::pools::Pools;
@@ -337,14 +336,10 @@ impl Control for App {
 
     /// Counts what changes too often to be counted as it does.
     fn refresh(&self) {
-        for pool in self.pools.all() {
-            let count = pool.upstream.count(pool.id);
-            let gauge = |state, value: usize| {
-                let gauge = pool.upstream.metrics.servers(&pool.database, state);
-                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            };
-            gauge(ServerState::Idle, count.idle);
-            gauge(ServerState::Active, count.open.saturating_sub(count.idle));
+        let pools = self.pools.all();
+        for upstream in &self.pools.upstreams {
+            let own = pools.iter().filter(|pool| Arc::ptr_eq(&pool.upstream, upstream));
+            upstream.metrics.servers_are(own.map(|pool| (pool.database.as_str(), pool.servers())));
         }
     }
 

@@ -130,6 +130,7 @@ impl PoolFamilies {
 #[derive(Debug)]
 pub(super) struct UpstreamFamilies {
     pub(super) servers: IntGaugeVec,
+    pub(super) statements: IntGaugeVec,
     pub(super) opened: IntCounterVec,
     pub(super) closed: IntCounterVec,
     pub(super) budget: IntGaugeVec,
@@ -152,6 +153,12 @@ impl UpstreamFamilies {
                 "stagedoor_server_connections",
                 "Server connections now: connecting, idle (free to be taken), active (serve a client).",
                 &["upstream", "database", "state"],
+            ),
+            statements: gauges(
+                to,
+                "stagedoor_statements_cached",
+                "Prepared statements that are kept on server connections, as each was last given back.",
+                &["upstream", "database"],
             ),
             opened: counters(
                 to,

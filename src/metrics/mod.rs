@@ -16,5 +16,5 @@ pub use crate::metrics::pool::Origin;
 pub use crate::metrics::pool::PoolMetrics;
 pub use crate::metrics::registry::Metrics;
 pub use crate::metrics::upstream::CertificateRole;
-pub use crate::metrics::upstream::ServerState;
+pub use crate::metrics::upstream::Servers;
 pub use crate::metrics::upstream::UpstreamMetrics;

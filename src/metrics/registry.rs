@@ -115,7 +115,7 @@ mod tests {
     use crate::metrics::pool::ClientState;
     use crate::metrics::pool::Origin;
     use crate::metrics::upstream::CertificateRole;
-    use crate::metrics::upstream::ServerState;
+    use crate::metrics::upstream::Servers;
 
     /// Every family with at least one child, so that it is in the text.
     fn with_everything_counted() -> Metrics {
@@ -129,7 +129,10 @@ mod tests {
         pool.pinned_seconds("listen", 1.5);
         pool.error(Origin::Server, "42P01");
         let upstream = metrics.upstream("db:5432");
-        upstream.servers("backstage_plugin_catalog", ServerState::Idle).inc();
+        upstream.servers_are([(
+            "backstage_plugin_catalog",
+            Servers { idle: 1, statements: 2, ..Servers::default() },
+        )]);
         upstream.opened("backstage_plugin_catalog");
         upstream.closed("backstage_plugin_catalog", "idle_timeout");
         upstream.connect_failed("tls");
@@ -143,6 +146,26 @@ mod tests {
     fn value(text: &str, series: &str) -> Option<f64> {
         let sample = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
         sample.parse().ok()
+    }
+
+    #[test]
+    fn pools_of_one_database_are_shown_together_and_what_is_gone_is_nothing() {
+        let metrics = Metrics::new();
+        let upstream = metrics.upstream("db:5432");
+        let pool = |idle, active| ("a", Servers { idle, active, ..Servers::default() });
+        let shows = |idle: f64, active: f64| {
+            for (state, count) in [("idle", idle), ("active", active)] {
+                let labels = format!("database=\"a\",state=\"{state}\",upstream=\"db:5432\"");
+                let shown = value(&metrics.render(), &format!("stagedoor_server_connections{{{labels}}}"));
+                assert_eq!(shown, Some(count), "{state}");
+            }
+        };
+        upstream.servers_are([pool(1, 2), pool(3, 0)]);
+        shows(4.0, 2.0);
+        upstream.servers_are([pool(0, 1)]);
+        shows(0.0, 1.0);
+        upstream.servers_are([]);
+        shows(0.0, 0.0);
     }
 
     #[test]
@@ -167,6 +190,7 @@ mod tests {
             (format!("stagedoor_handovers_total{{{database}}}"), 0.0),
             (format!("stagedoor_probes_total{{{database}}}"), 0.0),
             (format!("stagedoor_server_connections{{{database},state=\"idle\",upstream=\"db:5432\"}}"), 1.0),
+            (format!("stagedoor_statements_cached{{{database},upstream=\"db:5432\"}}"), 2.0),
             (format!("stagedoor_server_connections_opened_total{{{database},upstream=\"db:5432\"}}"), 1.0),
             (
                 format!(

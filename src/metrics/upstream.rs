@@ -1,6 +1,10 @@
 //! What is counted for one upstream: its server connections, its TLS, its failures.
 
+use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use prometheus::Histogram;
 use prometheus::IntCounter;
@@ -13,23 +17,24 @@ use crate::metrics::labels::Labels;
 /// How far a connect can have come.
 const STAGES: [&str; 5] = ["dns", "tcp", "tls", "auth", "startup"];
 
-/// What a server connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerState {
-    Connecting,
+/// The servers of a pool just now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Servers {
+    pub connecting: usize,
     /// Free to be taken.
-    Idle,
-    /// Leased to a client.
-    Active,
+    pub idle: usize,
+    /// Leased to a client, or on their way out.
+    pub active: usize,
+    /// Statements that they keep prepared.
+    pub statements: usize,
 }
 
-impl ServerState {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Idle => "idle",
-            Self::Active => "active",
-        }
+impl AddAssign for Servers {
+    fn add_assign(&mut self, other: Self) {
+        self.connecting += other.connecting;
+        self.idle += other.idle;
+        self.active += other.active;
+        self.statements += other.statements;
     }
 }
 
@@ -54,8 +59,7 @@ impl CertificateRole {
     }
 }
 
-/// Handles of one upstream. `servers` looks labels up, so callers keep the gauge; what happens once for a
-/// connection may look them up each time.
+/// Handles of one upstream. What happens once for a connection, or for a page of metrics, looks labels up each time.
 #[derive(Debug)]
 pub struct UpstreamMetrics {
     /// `stagedoor.pool.maxServers`.
@@ -71,6 +75,8 @@ pub struct UpstreamMetrics {
     families: Arc<UpstreamFamilies>,
     labels: Arc<Labels>,
     upstream: String,
+    /// What the gauges of servers show, by bounded label.
+    shown: Mutex<BTreeMap<String, Servers>>,
 }
 
 impl UpstreamMetrics {
@@ -90,15 +96,29 @@ impl UpstreamMetrics {
             families,
             labels,
             upstream: upstream.to_owned(),
+            shown: Mutex::default(),
         }
     }
 
-    /// The gauge of servers of `database` in `state`: `inc` on entering it, `dec` on leaving.
-    #[must_use]
-    pub fn servers(&self, database: &str, state: ServerState) -> IntGauge {
-        let database = self.labels.database(database);
-        let labels = [self.upstream.as_str(), database.as_str(), state.label()];
-        known(self.families.servers.get_metric_with_label_values(&labels))
+    /// These are all pools of the upstream, each with its database. Several may have one database, or one label:
+    /// they are shown together. Of a pool that is no more nothing stays.
+    pub fn servers_are<'p>(&self, pools: impl IntoIterator<Item = (&'p str, Servers)>) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.values_mut().for_each(|servers| *servers = Servers::default());
+        for (database, servers) in pools {
+            *shown.entry(self.labels.database(database)).or_default() += servers;
+        }
+        for (database, servers) in shown.iter() {
+            let (upstream, database) = (self.upstream.as_str(), database.as_str());
+            let states =
+                [("connecting", servers.connecting), ("idle", servers.idle), ("active", servers.active)];
+            for (state, count) in states {
+                let labels = [upstream, database, state];
+                set(&known(self.families.servers.get_metric_with_label_values(&labels)), count);
+            }
+            let statements = self.families.statements.get_metric_with_label_values(&[upstream, database]);
+            set(&known(statements), servers.statements);
+        }
     }
 
     /// Counts a server connection that has logged in.
@@ -141,4 +161,8 @@ impl UpstreamMetrics {
         let labels = [self.upstream.as_str(), role.label()];
         known(self.families.not_after.get_metric_with_label_values(&labels)).set(unix_seconds as f64);
     }
+}
+
+fn set(gauge: &IntGauge, count: usize) {
+    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
 }

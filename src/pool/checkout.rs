@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use crate::config::model::Upstream;
 use crate::config::secret::Secret;
 use crate::metrics::pool::AcquireFailure;
 use crate::metrics::upstream::CertificateRole;
+use crate::metrics::upstream::Servers;
 use crate::metrics::upstream::UpstreamMetrics;
 use crate::pool::lease::Lease;
 use crate::pool::lease::Place;
@@ -106,6 +109,10 @@ pub struct Pool {
     password: Mutex<Option<Secret>>,
     pub policy: PoolPolicy,
     greetings: Mutex<HashMap<u64, Reported>>,
+    /// How many clients wait for a login.
+    connecting: AtomicUsize,
+    /// What each server that is open keeps prepared.
+    statements: Mutex<Vec<Weak<AtomicUsize>>>,
 }
 
 /// Why a client got no server.
@@ -202,6 +209,12 @@ impl UpstreamPools {
 
     /// Notes the outcome of a connect. One log line for each change.
     pub fn note(&self, error: Option<&ConnectError>) {
+        if let Some(error) = error {
+            self.metrics.connect_failed(error.stage.label());
+            if self.was_verified() && !error.is_upstreams() {
+                return;
+            }
+        }
         let up = error.is_none();
         self.metrics.up.set(i64::from(up));
         *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -210,13 +223,10 @@ impl UpstreamPools {
         let first = up && !self.verified.swap(true, Ordering::Relaxed);
         match error {
             None if first || changed => info!(upstream = %self.upstream.name, "upstream is up"),
-            Some(error) => {
-                self.metrics.connect_failed(error.stage.label());
-                if changed || !self.was_verified() {
-                    warn!(upstream = %self.upstream.name, stage = error.stage.label(), %error, "connecting failed");
-                }
+            Some(error) if changed || !self.was_verified() => {
+                warn!(upstream = %self.upstream.name, stage = error.stage.label(), %error, "connecting failed");
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
 
@@ -250,6 +260,7 @@ impl UpstreamPools {
 
     pub(crate) fn give_back(&self, pool: &Pool, server: Box<Server>) {
         let now = Instant::now();
+        server.statements.store(server.state.statements(), Ordering::Relaxed);
         let mut expires = server.expires;
         if !Arc::ptr_eq(&server.address.dialer, &self.dialer.load()) {
             expires = expires.min(now + RETIREMENT.mul_f64(jitter() / 2.0));
@@ -341,7 +352,9 @@ impl Pool {
             user: user.to_owned(),
             password: Mutex::new(password),
             policy,
-            greetings: Mutex::new(HashMap::new()),
+            greetings: Mutex::default(),
+            connecting: AtomicUsize::new(0),
+            statements: Mutex::default(),
         })
     }
 
@@ -438,6 +451,7 @@ impl Pool {
         began: Instant,
         deadline: Instant,
     ) -> Result<Box<Server>, CheckoutError> {
+        let _connecting = Counted::new(&self.connecting);
         let mut backoff = BACKOFF.0;
         loop {
             match self.connect(startup).await {
@@ -470,9 +484,28 @@ impl Pool {
         let lifetime = self.policy.lifetime_max.mul_f64(jitter());
         let mut server = Server::new(connected, dialer, &self.database, lifetime).await?;
         server.holders = self.upstream.holders.clone();
+        self.note_statements(&server.statements);
         server.schema = self.upstream.schema.clone();
         self.upstream.desk().ledger.opened(self.id, Instant::now().into_std());
         Ok(Box::new(server))
+    }
+
+    /// What its servers are doing.
+    #[must_use]
+    pub fn servers(&self) -> Servers {
+        let Count { open, idle, .. } = self.upstream.count(self.id);
+        let busy = open.saturating_sub(idle);
+        let connecting = self.connecting.load(Ordering::Relaxed).min(busy);
+        let statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        let statements = statements.iter().filter_map(Weak::upgrade);
+        let statements = statements.map(|count| count.load(Ordering::Relaxed)).sum();
+        Servers { connecting, idle, active: busy - connecting, statements }
+    }
+
+    fn note_statements(&self, count: &Arc<AtomicUsize>) {
+        let mut statements = self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        statements.retain(|count| count.strong_count() > 0);
+        statements.push(Arc::downgrade(count));
     }
 
     /// New servers log in with this password.
@@ -525,6 +558,22 @@ impl Drop for Waiting<'_> {
             Ok(Grant::Replace(server)) => upstream.bury(self.pool, server, "made_room"),
             Err(_) => {}
         }
+    }
+}
+
+/// Counts one while it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

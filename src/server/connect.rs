@@ -62,6 +62,8 @@ pub struct ConnectError {
     pub stage: Stage,
     text: String,
     retryable: bool,
+    /// PostgreSQL said it, over a connection that is as it must be.
+    told: bool,
     refusal: Refusal,
 }
 
@@ -70,6 +72,13 @@ impl ConnectError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         self.retryable
+    }
+
+    /// Whether it says something of the upstream itself, which cannot be reached or is not verified, refuses our password
+    /// or serves nobody. Anything else that PostgreSQL says is about what this one client asked for.
+    #[must_use]
+    pub fn is_upstreams(&self) -> bool {
+        !self.told || matches!(self.refusal.sqlstate(), "28P01" | "57P01" | "57P02" | "57P03")
     }
 
     /// What a client is told: PostgreSQL's own words where it gave any.
@@ -81,7 +90,7 @@ impl ConnectError {
     /// What will not pass by itself.
     pub(crate) fn refused(stage: Stage, sqlstate: &str, text: &str) -> Self {
         let refusal = Refusal::fatal(sqlstate, &format!("stagedoor: {text}"));
-        Self { stage, text: text.to_owned(), retryable: false, refusal }
+        Self { stage, text: text.to_owned(), retryable: false, told: false, refusal }
     }
 
     /// What may pass by itself.
@@ -93,7 +102,7 @@ impl ConnectError {
     fn told(stage: Stage, body: &[u8]) -> Self {
         let refusal = Refusal::verbatim(body);
         let retryable = matches!(refusal.sqlstate(), "57P03" | "53300" | "57P01" | "57P02");
-        Self { stage, text: format!("the server says {refusal}"), retryable, refusal }
+        Self { stage, text: format!("the server says {refusal}"), retryable, told: true, refusal }
     }
 
     fn at(mut self, upstream: &str) -> Self {

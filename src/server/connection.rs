@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
@@ -52,6 +53,8 @@ pub struct Server {
     pub schema: Arc<AtomicU64>,
     /// The label of its metrics.
     pub database: String,
+    /// How many statements it keeps prepared, as it was last given back: to be looked at from elsewhere.
+    pub statements: Arc<AtomicUsize>,
     pub opened: Instant,
     /// When its lifetime ends.
     pub expires: Instant,
@@ -123,6 +126,7 @@ impl Server {
             holders: Arc::default(),
             schema: Arc::default(),
             database: database.to_owned(),
+            statements: Arc::default(),
             opened,
             expires: opened + lifetime,
         };

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
+use crate::support::frames;
 use crate::support::postgres::Cluster;
+use crate::support::raw::Client;
 use crate::support::stagedoor::Stagedoor;
 
 /// Name and type of each family that an operator may build an alert on.
@@ -14,6 +16,10 @@ const FAMILIES: &[(&str, &str)] = &[
     ("stagedoor_server_connections_opened_total", "counter"),
     ("stagedoor_server_connections_closed_total", "counter"),
     ("stagedoor_server_budget", "gauge"),
+    ("stagedoor_statements_cached", "gauge"),
+    ("stagedoor_transactions_total", "counter"),
+    ("stagedoor_handovers_total", "counter"),
+    ("stagedoor_probes_total", "counter"),
     ("stagedoor_acquire_seconds", "histogram"),
     ("stagedoor_acquire_failures_total", "counter"),
     ("stagedoor_query_seconds", "histogram"),
@@ -124,6 +130,66 @@ fn what_happened_is_counted_with_its_database_and_plugin() {
     assert!(stagedoor.metric("stagedoor_tls_verified", &[]) >= 1.0);
     assert!(stagedoor.metric("stagedoor_upstream_up", &[]) >= 1.0);
     client.leave();
+    stagedoor.finish();
+}
+
+#[test]
+fn hand_overs_questions_and_servers_are_counted_as_they_are() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let database = cluster.database("counted");
+    let counts = |family: &str| stagedoor.metric(family, &[&format!("database=\"{database}\"")]).round();
+    let target = stagedoor.target(&database);
+    // Two kinds of sessions, so two pools, and each has one server: one sits in a transaction.
+    let mut holder = Client::connect(&target.clone().with("options", "-c work_mem=1MB")).expect("a login");
+    holder.rows("begin");
+    let names = ["one", "two"].map(|name| target.clone().with("application_name", name));
+    let mut clients = names.map(|target| Client::connect(&target).expect("a login"));
+    let before = (counts("stagedoor_handovers_total"), counts("stagedoor_probes_total"));
+    let servers = ["idle", "active"].map(|state| {
+        let labels = [&format!("database=\"{database}\""), &format!("state=\"{state}\"")];
+        stagedoor.metric("stagedoor_server_connections", &labels.map(String::as_str)).round() as u32
+    });
+    assert_eq!(servers, [1, 1], "idle and active");
+    // Each change of hands is one hand-over: the last one who had it was "two".
+    for _ in 0..3 {
+        clients.iter_mut().for_each(|client| drop(client.rows("select 1")));
+    }
+    clients.iter_mut().for_each(|client| drop(client.rows("begin; select 2; commit")));
+    assert_eq!(counts("stagedoor_handovers_total") - before.0, 8.0);
+    assert_eq!(counts("stagedoor_probes_total"), before.1, "nothing was touched");
+    clients[0].rows("set work_mem = '2MB'");
+    clients[0].rows("select 1");
+    assert_eq!(counts("stagedoor_probes_total") - before.1, 1.0);
+    clients[0].send(&[frames::parse("kept", "select 3", &[]), frames::sync()].concat());
+    assert_eq!(clients[0].ready().error(), None);
+    clients[0].rows("select 1");
+    assert_eq!(counts("stagedoor_statements_cached"), 1.0);
+    drop((clients, holder));
+    stagedoor.finish();
+}
+
+#[test]
+fn what_a_client_asks_for_in_vain_says_nothing_of_the_upstream() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "");
+    let database = cluster.database("in_vain");
+    let target = stagedoor.target(&database);
+    let mut missing = target.clone();
+    missing.database = "nobody_made_this".to_owned();
+    let rows = [
+        (missing, "3D000"),
+        (target.clone().with("no_such_parameter", "1"), "42704"),
+        (target.clone().with("options", "-c work_mem=x"), "22023"),
+        (target.clone().with("options", "-c role=nobody"), "22023"),
+    ];
+    for (target, sqlstate) in rows {
+        let refused = Client::connect(&target).err().expect("a refusal");
+        assert_eq!(refused.sqlstate, sqlstate, "{refused:?}");
+        assert!(stagedoor.metric("stagedoor_upstream_up", &[]) > 0.5, "{sqlstate}");
+        assert_eq!(stagedoor.page("/readyz?upstream=1").status, 200, "{sqlstate}");
+    }
+    assert!(!stagedoor.log().contains("connecting failed"), "{}", stagedoor.log());
     stagedoor.finish();
 }
 
