@@ -147,6 +147,7 @@ pub(super) struct UpstreamFamilies {
 impl UpstreamFamilies {
     pub(super) fn new(to: &Registry) -> Self {
         let upstream = ["upstream"];
+        let seconds = |name, help| histograms(to, name, help, &upstream);
         Self {
             servers: gauges(
                 to,
@@ -178,17 +179,13 @@ impl UpstreamFamilies {
                 "The most server connections to this upstream, all databases together (stagedoor.pool.maxServers).",
                 &upstream,
             ),
-            connect_seconds: histograms(
-                to,
+            connect_seconds: seconds(
                 "stagedoor_connect_seconds",
                 "From the look-up of the name to a finished login.",
-                &upstream,
             ),
-            tls_handshake_seconds: histograms(
-                to,
+            tls_handshake_seconds: seconds(
                 "stagedoor_tls_handshake_seconds",
                 "How long TLS handshakes with the upstream took.",
-                &upstream,
             ),
             connect_failures: counters(
                 to,
@@ -199,7 +196,7 @@ impl UpstreamFamilies {
             up: gauges(
                 to,
                 "stagedoor_upstream_up",
-                "1 if the last attempt to reach the upstream worked, else 0.",
+                "1 if the last attempt to reach the upstream worked, else 0. What a client asked for in vain does not count.",
                 &upstream,
             ),
             tls_verified: gauges(
