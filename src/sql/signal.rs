@@ -3,7 +3,9 @@
 
 use crate::sql::dialect::Dialect;
 use crate::sql::dialect::Strings;
+use crate::sql::lexer::Form;
 use crate::sql::lexer::Lexer;
+use crate::sql::lexer::Literal;
 use crate::sql::lexer::Token;
 use crate::sql::vocabulary;
 use crate::sql::vocabulary::Function;
@@ -35,7 +37,7 @@ pub fn rewrite_pids(
         };
         if let Some(pid) = translate(constant.pid) {
             rewritten.extend_from_slice(text.get(copied..constant.start).unwrap_or_default());
-            rewritten.extend_from_slice(constant.written(pid).as_bytes());
+            rewritten.extend_from_slice(pid.to_string().as_bytes());
             copied = constant.end;
         }
     }
@@ -46,18 +48,11 @@ pub fn rewrite_pids(
     Some(rewritten)
 }
 
-/// An integer constant and where it stands.
+/// An integer constant and where its digits stand, without the quotes.
 struct Constant {
     pid: i64,
-    quoted: bool,
     start: usize,
     end: usize,
-}
-
-impl Constant {
-    fn written(&self, pid: i64) -> String {
-        if self.quoted { format!("'{pid}'") } else { pid.to_string() }
-    }
 }
 
 fn is_signal(token: Token<'_>) -> bool {
@@ -86,9 +81,12 @@ fn argument(mut lexer: Lexer<'_>) -> Option<Constant> {
 }
 
 fn constant(token: Token<'_>, lexer: Lexer<'_>) -> Option<Constant> {
-    let (digits, quoted) = match token {
-        Token::Number(digits) => (digits, false),
-        Token::Text(literal) => (literal.verbatim()?, true),
+    let (digits, quote) = match token {
+        Token::Number(digits) => (digits, 0),
+        Token::Text(Literal { form: Form::Dollar, body }) => {
+            (body, (lexer.end() - lexer.start()).checked_sub(body.len())? / 2)
+        }
+        Token::Text(literal) => (literal.verbatim()?, 1),
         Token::Word(_) | Token::Quoted(_) | Token::UnicodeQuoted | Token::Parameter | Token::Symbol(_) => {
             return None;
         }
@@ -97,7 +95,8 @@ fn constant(token: Token<'_>, lexer: Lexer<'_>) -> Option<Constant> {
     let ends = matches!(next, Some(Token::Symbol(b')' | b',' | b':')))
         || next.is_some_and(|token| token.is_keyword(b"as"));
     let pid = std::str::from_utf8(digits).ok()?.trim().parse().ok()?;
-    ends.then_some(Constant { pid, quoted, start: lexer.start(), end: lexer.end() })
+    let end = lexer.end() - quote;
+    ends.then_some(Constant { pid, start: end - digits.len(), end })
 }
 
 /// More parentheses than this around a process id are left alone.
@@ -132,7 +131,8 @@ mod tests {
             ),
             ("select \"pg_cancel_backend\"('1073741901')", "select \"pg_cancel_backend\"('77')"),
             ("select pg_cancel_backend('1073741901'::int4)", "select pg_cancel_backend('77'::int4)"),
-            ("select pg_cancel_backend(E'1073741901')", "select pg_cancel_backend('77')"),
+            ("select pg_cancel_backend(E'1073741901')", "select pg_cancel_backend(E'77')"),
+            ("select pg_cancel_backend($x$1073741901$x$)", "select pg_cancel_backend($x$77$x$)"),
             (
                 "select pg_cancel_backend(/* x */ 1073741901 -- y\n)",
                 "select pg_cancel_backend(/* x */ 77 -- y\n)",
