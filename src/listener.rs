@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::net::TcpSocket;
@@ -24,6 +23,7 @@ use tracing::warn;
 use crate::client::login::Reception;
 use crate::config::model::Listen;
 use crate::lifecycle::Lifecycle;
+use crate::net::dial::tune;
 use crate::net::stream::Stream;
 
 /// Connections that the system holds for us while we are busy.
@@ -32,6 +32,10 @@ const BACKLOG: u32 = 1024;
 /// Connections beyond `maxClients` that are heard out, so that they can be told 53300 and so that cancel
 /// requests come through even then.
 const OVERFLOW: usize = 64;
+
+/// How long a client may live and take nothing of what it is sent. PostgreSQL waits for ever, but others may want the
+/// server that such a one holds. So long Linux itself goes on with a peer that does not answer (tcp_retries2).
+const DEAF: Duration = Duration::from_secs(15 * 60);
 
 /// Where we listen.
 #[derive(Debug)]
@@ -167,8 +171,7 @@ impl Door {
         match self {
             Self::Tcp { listener, port } => {
                 let (stream, _) = listener.accept().await?;
-                stream.set_nodelay(true)?;
-                SockRef::from(&stream).set_keepalive(true)?;
+                tune(&stream, DEAF)?;
                 Ok((Stream::tcp(stream), *port))
             }
             Self::Unix { listener, port, .. } => {
@@ -176,5 +179,27 @@ impl Door {
                 Ok((Stream::unix(stream), *port))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use socket2::SockRef;
+    use tokio::net::TcpStream;
+
+    #[tokio::test]
+    async fn a_client_that_vanishes_or_takes_nothing_is_noticed() {
+        let listener = tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 0).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let door = Door::Tcp { listener, port: 0 };
+        let (accepted, _client) = tokio::join!(door.next(), client);
+        let socket = accepted.unwrap().0.into_tcp().unwrap();
+        let socket = SockRef::from(&socket);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(DEAF));
+        assert!(
+            socket.keepalive().unwrap() && socket.tcp_keepalive_time().unwrap() <= Duration::from_secs(60)
+        );
     }
 }

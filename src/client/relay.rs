@@ -39,6 +39,7 @@ use crate::wire::frontend::Nonsense;
 use crate::wire::frontend::nonsense;
 use crate::wire::message::TERMINATE;
 use crate::wire::message::frame;
+use crate::wire::message::parameter_status;
 use crate::wire::refusal::field;
 use crate::wire::scanner::Scanner;
 use crate::wire::scanner::Step;
@@ -110,6 +111,8 @@ pub struct Relay<'a> {
     holds: Vec<Hold>,
     /// The next frame of the client hangs on what the server says.
     client_waits: bool,
+    /// The client was told of a setting that was changed by somebody else.
+    pub has_news: bool,
 }
 
 impl<'a> Relay<'a> {
@@ -138,6 +141,7 @@ impl<'a> Relay<'a> {
             began: None,
             holds: Vec::new(),
             client_waits: false,
+            has_news: false,
         }
     }
 
@@ -449,13 +453,31 @@ impl<'a> Relay<'a> {
                 flow.skip(length);
             }
             FromServer::ForwardReady => {
-                flow.approve(length);
+                self.tell_news();
+                self.wires.to_client.approve(length);
                 self.ready();
             }
             FromServer::Swallow => flow.skip(length),
             FromServer::Broken(what) => return Err(self.broken(what)),
         }
         Ok(())
+    }
+
+    /// What has changed since the client was last told, by a reload or a failover. PostgreSQL says it there too:
+    /// with the next statement, before its ReadyForQuery (`ReportChangedGUCOptions`).
+    fn tell_news(&mut self) {
+        let now = &self.server.state.reported;
+        if self.state.told == *now {
+            return;
+        }
+        let Wires { to_client: flow, aside, .. } = &mut *self.wires;
+        for (name, value) in self.state.told.news(now) {
+            parameter_status(aside, name, value);
+        }
+        flow.insert(aside);
+        aside.clear();
+        self.state.told.clone_from(now);
+        self.has_news = true;
     }
 
     /// A statement is done.

@@ -39,7 +39,6 @@ use crate::session::from_client::at_rest;
 use crate::session::from_server;
 use crate::session::handover::hand_over;
 use crate::session::pin::Pins;
-use crate::session::reported::Reported;
 use crate::session::state::ClientState;
 use crate::session::state::answered;
 use crate::session::state::question;
@@ -50,7 +49,6 @@ use crate::wire::frontend::Nonsense;
 use crate::wire::frontend::nonsense;
 use crate::wire::frontend::tag;
 use crate::wire::message::Message;
-use crate::wire::message::parameter_status;
 use crate::wire::refusal::Refusal;
 use crate::wire::refusal::Severity;
 use crate::wire::scanner::Scanner;
@@ -163,7 +161,7 @@ impl Client {
                         skip(flow, scanner, total);
                         continue;
                     }
-                    match at_rest(tag) {
+                    match at_rest(tag, total) {
                         AtRest::NeedServer => return Ok(true),
                         AtRest::End => return Err(End::Goodbye),
                         AtRest::Ignore => skip(flow, scanner, total),
@@ -188,7 +186,6 @@ impl Client {
             }
         };
         lease.server.holders.hold(lease.server.address.process_id, self.registered.slot.process_id);
-        self.tell_news(&lease.server.state.reported);
         let (lease, end) = self.hold(lease, goodbye).await;
         // A cancel that is under way to this server must not hit whoever gets it next.
         self.registered.slot.aim.rest().await;
@@ -208,18 +205,6 @@ impl Client {
             }
         }
         Ok(())
-    }
-
-    /// What has changed since the client was last told: a reload of the server's configuration, a failover.
-    fn tell_news(&mut self, now: &Reported) {
-        for (name, value) in self.state.told.news(now) {
-            parameter_status(&mut self.wires.aside, name, value);
-        }
-        if !self.wires.aside.is_empty() {
-            self.wires.to_client.insert(&self.wires.aside);
-            self.wires.aside.clear();
-        }
-        self.state.told.clone_from(now);
     }
 
     /// A server that speaks as this client, and that cancels of what the client does find.
@@ -286,6 +271,9 @@ impl Client {
                 pinned,
             );
             let outcome = relay.run(goodbye.as_mut()).await;
+            if std::mem::take(&mut relay.has_news) {
+                self.pool.forget_greetings();
+            }
             drop(relay);
             drop(present);
             self.note_pins(pinned, since);

@@ -13,7 +13,7 @@ use tokio::net::lookup_host;
 /// would keep statements hanging for a quarter of an hour.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 3);
 
-/// How long what we sent may stay unacknowledged (TCP_USER_TIMEOUT).
+/// How long what we sent to a server may stay unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The addresses of a host, asked for anew each time: after a failover the name means another one.
@@ -37,7 +37,7 @@ pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(socket) => {
-                tune(&socket)?;
+                tune(&socket, USER_TIMEOUT)?;
                 return Ok(socket);
             }
             Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
@@ -46,11 +46,16 @@ pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn tune(socket: &TcpStream) -> io::Result<()> {
+/// Sends at once, and notices a peer that has vanished, or that takes nothing for `user_timeout`
+/// (TCP_USER_TIMEOUT: sent and not acknowledged, or not to be sent because its window is closed).
+///
+/// # Errors
+/// The socket's own.
+pub fn tune(socket: &TcpStream, user_timeout: Duration) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let (time, interval, retries) = KEEPALIVE;
     let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
     let socket = SockRef::from(socket);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_user_timeout(Some(user_timeout))
 }

@@ -530,9 +530,14 @@ impl Pool {
         greetings.insert(startup.hash(), greeting);
     }
 
+    /// A server says something else now than when it began.
+    pub fn forget_greetings(&self) {
+        self.greetings.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn forget_greetings_of_the_last(&self) {
         if self.upstream.count(self.id).open <= 1 {
-            self.greetings.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.forget_greetings();
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::sql::effect::effect;
 use crate::sql::mention::mentions;
 use crate::sql::signal::rewrite_pids;
 use crate::wire::frame::Frame;
+use crate::wire::frame::HEADER_BYTES;
 use crate::wire::frontend;
 use crate::wire::frontend::tag;
 use crate::wire::message::push_frame;
@@ -48,10 +49,12 @@ pub enum AtRest {
     End,
 }
 
-/// What to do with a frame of a client that holds no server.
+/// What to do with a frame of so many bytes of a client that holds no server.
 #[must_use]
-pub const fn at_rest(tag: u8) -> AtRest {
+pub const fn at_rest(tag: u8, total: usize) -> AtRest {
     match tag {
+        // With a body they are errors, which are PostgreSQL's to tell.
+        tag::SYNC | tag::FLUSH if total > HEADER_BYTES => AtRest::NeedServer,
         tag::SYNC => AtRest::AnswerReady,
         tag::FLUSH | tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => AtRest::Ignore,
         tag::TERMINATE => AtRest::End,

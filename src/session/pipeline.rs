@@ -179,9 +179,11 @@ impl Pipeline {
     pub fn failed(&mut self) -> Vec<Expected> {
         self.copy_in = CopyIn::None;
         let mut swept = Vec::new();
-        if matches!(self.head().map(|head| head.request), None | Some(Request::Query { .. } | Request::Sync))
-        {
-            return swept;
+        match self.head().map(|head| head.request) {
+            Some(Request::Query { .. } | Request::Sync) => return swept,
+            // Of a Flush that was malformed. Any other ends the connection.
+            None => self.unsynced = true,
+            Some(_) => {}
         }
         while let Some(expected) = self.owed.pop_front_if(|expected| expected.request != Request::Sync) {
             if expected.request != Request::CopyEnd {
@@ -329,6 +331,8 @@ mod tests {
             ("Qc Q g zz", true),
             ("Qc Qc g a g z z", true), // two copies in one Query
             ("Q H z", true),           // there was nothing to flush
+            ("H e", false),            // which was malformed
+            ("H e P B Q S z", true),
             ("QQ z", false),
         ];
         for (script, settled) in rows {

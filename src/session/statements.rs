@@ -130,7 +130,9 @@ fn parse_named(
         return FromClient::ForwardBehind;
     }
     let is_known_by_name = server.prepared.foreign.contains(name) || effect.has(Effect::STATEMENTS);
-    if is_known_by_name || !received.whole || client.names.is_full(behind_name.len()) {
+    // What is no name in the client's encoding is PostgreSQL's to refuse.
+    let is_plain = name.is_ascii();
+    if is_known_by_name || !is_plain || !received.whole || client.names.is_full(behind_name.len()) {
         return pass_named(client, server, name, effect, (received.total, out));
     }
     let text = Arc::new(Text::new(behind_name, effect).under(server.schema()));

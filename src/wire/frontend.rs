@@ -87,8 +87,9 @@ pub fn bind(body: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 #[must_use]
 pub fn target(body: &[u8]) -> Option<Target<'_>> {
     let (&kind, rest) = body.split_first()?;
-    let (name, _) = cstring(rest)?;
+    let (name, behind) = cstring(rest)?;
     match kind {
+        _ if !behind.is_empty() => None, // An error, which is PostgreSQL's to tell.
         b'S' => Some(Target::Statement(name)),
         b'P' => Some(Target::Portal(name)),
         _ => None,

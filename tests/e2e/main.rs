@@ -35,6 +35,7 @@ mod limits;
 mod metrics;
 mod parameters;
 mod pins;
+mod protocol;
 mod random;
 mod session_mode;
 mod shutdown;
