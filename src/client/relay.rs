@@ -54,8 +54,10 @@ pub enum Outcome {
     Return,
     /// The server must be probed before anybody can say.
     Probe,
-    /// The client has nothing more to say, and what it said is answered, or takes too long.
+    /// The client has nothing more to say, and what it said is answered.
     ClientLeft(Left),
+    /// It has nothing more to say, and what it said takes too long.
+    Overdue,
     /// So it was while the server waited for more, and the server has ended as PostgreSQL does then.
     Ended(Left),
     /// The server is gone, or cannot be relied on.
@@ -171,8 +173,8 @@ impl<'a> Relay<'a> {
                 }
             }
         }
-        if let Some(left) = self.left.filter(|_| self.is_overdue(cx)) {
-            return Poll::Ready(Outcome::ClientLeft(left));
+        if self.is_overdue(cx) {
+            return Poll::Ready(Outcome::Overdue);
         }
         // A pinned client that rests is told goodbye like one without a server.
         if self.server.state.is_idle() && self.wires.to_client.pending() == 0 && goodbye.poll(cx).is_ready() {

@@ -30,6 +30,7 @@ use crate::pool::checkout::Pool;
 use crate::pool::lease::Lease;
 use crate::server::connection::ExchangeError;
 use crate::server::connection::Server;
+use crate::server::reset::FAREWELL;
 use crate::server::reset::Remains;
 use crate::server::reset::Unclean;
 use crate::server::reset::clean;
@@ -293,6 +294,7 @@ impl Client {
                 Outcome::ClientLeft(Left::Politely) => Held::Left(End::Goodbye),
                 Outcome::ClientLeft(Left::Silently) => Held::Left(End::Gone),
                 Outcome::ClientLeft(Left::Babbling(nonsense)) => Held::Left(babbled(nonsense)),
+                Outcome::Overdue => Held::Left(End::Refused(overdue())),
                 Outcome::Ended(Left::Politely) => Held::Ended(End::Goodbye),
                 Outcome::Ended(Left::Silently) => Held::Ended(End::Gone),
                 Outcome::Ended(Left::Babbling(_)) => Held::Ended(End::Babbled),
@@ -553,6 +555,12 @@ pub fn shutdown() -> Refusal {
 
 fn cancelled_while_waiting() -> Refusal {
     Refusal::new(Severity::Error, "57014", "canceling statement due to user request")
+}
+
+fn overdue() -> Refusal {
+    let why =
+        format!("stagedoor: canceled, because the client has ended and nothing has moved for {FAREWELL:?}");
+    Refusal::fatal("57014", &why)
 }
 
 fn server_lost(why: &str) -> Refusal {

@@ -229,3 +229,119 @@ fn vanish_at_random(stage: &mut Stage<'_>, dice: &mut Dice, number: usize) {
     eprintln!("{label} after {at} of {:?}", flows.iter().map(|flow| flow.name).collect::<Vec<_>>());
     stage.vanish(&label, &moves, at, ending);
 }
+
+fn waiting(stagedoor: &Stagedoor) {
+    until("a client waits", PATIENCE, || {
+        (stagedoor.metric("stagedoor_client_connections", &["state=\"waiting\""]) >= 1.0).then_some(())
+    });
+}
+
+/// PostgreSQL does what it was told before it notices that nobody is there, and so it is for one who waits.
+#[test]
+fn who_ends_in_the_queue_is_served_in_turn() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let stage = Stage::new(cluster, &stagedoor, "queue");
+    for ending in [Ending::Finish, Ending::Terminate, Ending::Cut(3), Ending::Close, Ending::Reset] {
+        let insert = format!("insert into things values ('{ending:?}', 1) returning n");
+        let moves = [insert.as_str(), "select 'and more'"].map(|sql| Move::Say(frames::query(sql)));
+        let direct = play(&stage.worlds.direct, &moves, 2, ending);
+        let mut holder = stagedoor.connect(&stage.worlds.through.database);
+        holder.rows("begin");
+        let through = std::thread::scope(|scope| {
+            let through = scope.spawn(|| play(&stage.worlds.through, &moves, 2, ending));
+            waiting(&stagedoor);
+            holder.leave();
+            through.join().expect("a client")
+        });
+        assert_eq!(through, direct, "{ending:?}: left is through stagedoor");
+    }
+    stage.end();
+    stagedoor.finish();
+}
+
+/// A statement that goes on for nobody is cancelled, however its client has ended.
+#[test]
+fn who_has_ended_keeps_no_server_from_others() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let mut stage = Stage::new(cluster, &stagedoor, "overdue");
+    let sleep = "insert into things values ('never', 1); select pg_sleep(600)";
+    let query = [Move::Say(frames::query(sleep))];
+    let batch = ["insert into things values ('never', 2)", "select pg_sleep(600)"].map(|sql| {
+        Move::Say([frames::parse("", sql, &[]), frames::bind("", "", &[]), frames::execute("", 0)].concat())
+    });
+    for (moves, ending) in [
+        (&query[..], Ending::Finish),
+        (&query, Ending::Terminate),
+        (&query, Ending::Reset),
+        (&batch, Ending::Finish),
+        (&batch, Ending::Close),
+    ] {
+        let target = &stage.worlds.through;
+        let asleep = format!(
+            "select 1 from pg_stat_activity where datname = '{}' and wait_event = 'PgSleep'",
+            target.database
+        );
+        let heard = std::thread::scope(|scope| {
+            let heard = scope.spawn(|| play(target, moves, moves.len(), ending));
+            until("it sleeps", PATIENCE, || (!cluster.admin(&asleep).is_empty()).then_some(()));
+            assert_eq!(inspect(&mut stage.next), stage.expected, "{ending:?}");
+            heard.join().expect("a client")
+        });
+        let is_told = heard.last().is_some_and(|last| last.contains("C57014"));
+        assert_eq!(is_told, ending.listens(), "whoever listens is told: {ending:?}: {heard:?}");
+    }
+    // One that has ended, has much to read, and reads nothing.
+    let mut reader = Client::connect(&stage.worlds.through).expect("a login");
+    reader.send(&frames::query("select repeat('x', 1000) from generate_series(1, 300000)"));
+    reader.finish();
+    assert_eq!(inspect(&mut stage.next), stage.expected);
+    drop(reader);
+    stage.end();
+    stagedoor.finish();
+}
+
+/// PostgreSQL waits for a client that lives and reads nothing, and so do we; others are told when their wait is over.
+#[test]
+fn who_reads_nothing_keeps_its_server_and_its_answer() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2, acquireTimeout: 1s }");
+    let database = cluster.database("reads_nothing");
+    let [mut holder, mut reader, mut other] = [(); 3].map(|()| stagedoor.connect(&database));
+    holder.rows("begin");
+    reader.send(&frames::query("select repeat('x', 1000) from generate_series(1, 50000)"));
+    until("the server is taken", PATIENCE, || (other.query("select 1").sqlstate() == "53300").then_some(()));
+    let reply = reader.ready();
+    assert_eq!((reply.error(), reply.0.len()), (None, 50_003));
+    assert_eq!(other.value("select 1"), "1");
+    drop((holder, reader, other));
+    stagedoor.finish();
+}
+
+#[test]
+fn each_server_that_a_client_has_spoiled_is_counted_and_has_one_line_in_the_log() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let mut stage = Stage::new(cluster, &stagedoor, "spoiled");
+    let moves = |name: &str| {
+        let flow = FLOWS.iter().find(|flow| flow.name == name).expect("a flow");
+        (flow.moves)("x")
+    };
+    let ways = [Ending::Terminate, Ending::Finish, Ending::Close, Ending::Reset];
+    for ending in ways {
+        stage.vanish("in a copy", &moves("copy in"), 3, ending);
+        stage.vanish("with a temp table", &moves("temp table"), 2, ending);
+    }
+    let database = format!("database=\"{}\"", stage.worlds.through.database);
+    let closed = |labels: &[&str]| stagedoor.metric("stagedoor_server_connections_closed_total", labels);
+    let expected = f64::from(u32::try_from(ways.len()).expect("few"));
+    for labels in [&[database.as_str()][..], &[&database, "reason=\"unclean\""]] {
+        assert!((closed(labels) - expected).abs() < 0.1, "{labels:?}: {}", closed(labels));
+    }
+    let log = stagedoor.log();
+    let lines = log.lines().filter(|line| line.contains("its client left it unclean"));
+    assert_eq!(lines.count(), ways.len(), "{log}");
+    stage.end();
+    stagedoor.finish();
+}

@@ -1,5 +1,10 @@
 //! Large things pass through in pieces, in both directions at once.
 
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use crate::support::deadline::PATIENCE;
+use crate::support::deadline::until;
 use crate::support::frames;
 use crate::support::postgres::Cluster;
 use crate::support::stagedoor::Stagedoor;
@@ -71,6 +76,46 @@ fn a_client_that_writes_and_reads_at_once_is_not_held_up() {
             }
         });
         for _ in 0..rounds * each {
+            assert_eq!(client.ready().tags(), "12DCZ");
+            client.transcript.clear();
+        }
+    });
+    client.leave();
+    stagedoor.finish();
+}
+
+#[test]
+fn a_client_that_reads_only_when_it_is_stuck_gets_all_its_answers() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let mut client = stagedoor.connect(&cluster.database("stuck"));
+    let value = "x".repeat(100_000);
+    let one = [
+        frames::parse("", "select $1::text", &[]),
+        frames::bind("", "", &[Some(&value)]),
+        frames::execute("", 0),
+        frames::sync(),
+    ]
+    .concat();
+    let (rounds, said) = (1000, AtomicUsize::new(0));
+    let mut writer = client.writer();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..rounds {
+                writer.write_all(&one).expect("writing");
+                said.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let (mut before, mut unmoved) = (0, 0);
+        until("the client is stuck", PATIENCE, || {
+            let now = said.load(Ordering::Relaxed);
+            unmoved = if now == before { unmoved + 1 } else { 0 };
+            before = now;
+            (now > 0 && unmoved > 30).then_some(())
+        });
+        // Nobody has taken in what nobody has read.
+        assert!(before < rounds, "{before}");
+        for _ in 0..rounds {
             assert_eq!(client.ready().tags(), "12DCZ");
             client.transcript.clear();
         }

@@ -321,3 +321,127 @@ fn bytes_of_any_encoding_pass_as_they_are() {
         }
     });
 }
+
+/// A COPY to the server by a simple Query, up to its CopyInResponse.
+fn begin_copy(client: &mut Client, table: &str) {
+    client.send(&frames::query(&format!("copy {table} from stdin")));
+    client.until(b'G');
+}
+
+#[test]
+fn copy_fails_in_every_way_as_in_postgresql() {
+    let data = |text: &str| frames::copy_data(text.as_bytes());
+    let (done, sync) = (frames::copy_done(), frames::sync());
+    let good = || data("1\tone\n");
+    let refused = || data("101\tmany\n");
+    let bad = || data("nonsense\n");
+    let rest = || [good(), good(), frames::copy_done(), frames::copy_fail("late")].concat();
+    same("copy_fails", |client| {
+        for begin in ["select 1", "begin"] {
+            // What comes behind an error is ignored, whatever it is of a copy's.
+            for said in
+                [bad(), refused(), [good(), refused()].concat(), [good(), good(), done.clone()].concat()]
+            {
+                client.query(begin);
+                begin_copy(client, "things");
+                client.send(&[said, rest(), frames::query("select 'behind'")].concat());
+                client.ready();
+                client.ready();
+                client.query("rollback");
+            }
+            // A trigger that fails before a row is read, all in one write or not.
+            client.send(
+                &[frames::query("copy guarded from stdin"), rest(), frames::query("select 1")].concat(),
+            );
+            client.ready();
+            client.ready();
+            // No COPY at all: done, failed and data are ignored.
+            client.send(&[rest(), frames::query("select 'nothing was copied'")].concat());
+            client.ready();
+        }
+        client.query("rollback");
+        // In the midst of a failed transaction, and of a table that is not there.
+        client.query("begin; select 1 / 0");
+        client.send(&[frames::query("copy things from stdin"), rest(), frames::query("rollback")].concat());
+        client.ready();
+        client.ready();
+        client.send(&[frames::query("copy nowhere from stdin"), rest(), sync.clone()].concat());
+        client.ready();
+        client.ready();
+        // Two copies in one Query, the second of which fails.
+        client.send(&frames::query("copy things from stdin; copy things from stdin; select 'never'"));
+        client.send(&[good(), done.clone(), bad(), done.clone(), frames::query("table things")].concat());
+        client.ready();
+        client.ready();
+        // Anything but copy data within a copy ends the connection.
+        begin_copy(client, "things");
+        client.send(&[frames::query("select 1"), done.clone(), frames::query("select 2")].concat());
+        client.last_words();
+    });
+}
+
+#[test]
+fn copy_in_a_batch_fails_in_every_way_as_in_postgresql() {
+    let good = || frames::copy_data(b"1\tone\n");
+    let (done, sync, flush) = (frames::copy_done, frames::sync, frames::flush);
+    same("copy_batch_fails", |client| {
+        for table in ["things", "guarded", "nowhere"] {
+            let copy = || batch(&format!("copy {table} from stdin"));
+            for data in [good(), frames::copy_data(b"nonsense\n"), frames::copy_fail("a change of mind")] {
+                // The last Sync counts, those within the copy do not. What is behind an error is skipped up to it.
+                client.send(&[copy(), data.clone(), done(), batch("select 'behind'"), sync()].concat());
+                client.ready();
+                client.send(&[copy(), sync()].concat());
+                client.until(if table == "nowhere" { b'Z' } else { b'G' });
+                client.send(&[data.clone(), flush(), done(), sync()].concat());
+                client.ready();
+                if table == "guarded" {
+                    // The first Sync was read behind the error.
+                    client.ready();
+                }
+                client.query("select count(*) from things; truncate things");
+            }
+        }
+    });
+}
+
+#[test]
+fn copy_out_is_one_answer_like_others() {
+    same("copy_out", |client| {
+        client.query("insert into things select n, repeat('x', 100) from generate_series(1, 100) n");
+        let out = || batch("copy things to stdout");
+        client.send(&[out(), frames::flush()].concat());
+        client.until(b'C');
+        client.send(&[frames::copy_done(), frames::copy_fail("?"), out(), frames::sync()].concat());
+        client.ready();
+        let failing = batch("copy (select 1 / (n - 50) from things order by n) to stdout");
+        client.send(&[failing, out(), frames::sync(), out(), frames::sync()].concat());
+        client.ready();
+        client.ready();
+        client.query("begin; copy things to stdout; select 1 / 0; copy things to stdout");
+        client.query("rollback");
+        client.query("copy things to stdout (format binary)");
+    });
+}
+
+#[test]
+fn notices_and_notifications_stand_where_postgresql_puts_them() {
+    let raise = "do $$ begin raise notice 'one'; raise warning 'two'; end $$";
+    same("notices", |client| {
+        client.query("listen stage");
+        client.send(&[batch(raise), batch("notify stage, 'batch'"), batch(raise), frames::sync()].concat());
+        client.ready();
+        client.query("notify stage, 'told'; select 1");
+        client.query("begin; notify stage, 'in a transaction'");
+        client.query("select 1");
+        client.query("commit");
+        client.query("select 'behind'");
+        client.query("begin; notify stage, 'never'; rollback");
+        client.query("unlisten stage");
+        client.query("notify stage, 'nobody'");
+        client.query("set client_min_messages to error");
+        client.query(raise);
+        client.query("reset client_min_messages");
+        client.query("rollback");
+    });
+}
