@@ -199,7 +199,6 @@ impl Reception {
             metrics,
             wires: Client::wires(early),
             skips_to_sync: false,
-            misses: 0,
         };
         drop(self);
         let end = client.serve(goodbye).await;
@@ -268,7 +267,7 @@ async fn greet(
         client.told = greeting;
         return Ok(client);
     }
-    let lease = pool.checkout(&client, 0, policy.acquire_timeout).await.map_err(|error| {
+    let lease = pool.checkout(&client, policy.acquire_timeout).await.map_err(|error| {
         metrics.acquire_failed(error.failure());
         error.refusal().fatal_too()
     })?;

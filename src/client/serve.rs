@@ -88,8 +88,6 @@ pub struct Client {
     pub wires: Wires,
     /// A refused batch is skipped up to its Sync.
     pub skips_to_sync: bool,
-    /// How often in a row it has been given a server that did not have its settings.
-    pub misses: u8,
 }
 
 impl Client {
@@ -211,7 +209,7 @@ impl Client {
     /// A server that speaks as this client, and that cancels of what the client does find.
     ///
     /// A client that is gone meanwhile keeps its place: PostgreSQL does what it was told before it notices.
-    async fn acquire(&mut self) -> Result<Lease, Refusal> {
+    async fn acquire(&self) -> Result<Lease, Refusal> {
         let _waiting = Present::new(&self.metrics, Activity::Waiting);
         let began = Instant::now();
         let aim = self.registered.slot.aim.clone();
@@ -221,15 +219,13 @@ impl Client {
         aim.wait();
         let lease = tokio::select! {
             biased;
-            lease = self.pool.checkout(&self.state, self.misses, self.policy.acquire_timeout) => lease,
+            lease = self.pool.checkout(&self.state, self.policy.acquire_timeout) => lease,
             () = cancelled => {
                 self.metrics.acquire_failed(AcquireFailure::Cancelled);
                 return Err(cancelled_while_waiting());
             }
         };
         let lease = lease.map_err(|error| self.missed(&error))?;
-        let missed = hand_over(&self.state, &lease.server.state).is_some();
-        self.misses = if missed { self.misses.saturating_add(1) } else { 0 };
         let lease = speak_as(&self.state, lease, &self.metrics).await?;
         if aim.lease(&lease.server.address).is_err() {
             lease.release();

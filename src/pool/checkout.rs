@@ -40,13 +40,13 @@ use crate::pool::ledger::PoolId;
 use crate::pool::ledger::Request;
 use crate::pool::ledger::Returned;
 use crate::pool::ledger::Ticket;
-use crate::pool::ledger::Wish;
 use crate::server::connect::ConnectError;
 use crate::server::connect::Connected;
 use crate::server::connect::Dialer;
 use crate::server::connection::ExchangeError;
 use crate::server::connection::Server;
 use crate::server::holders::Holders;
+use crate::session::handover::Fit;
 use crate::session::handover::suits;
 use crate::session::parameters::Parameters;
 use crate::session::reported::Reported;
@@ -358,8 +358,7 @@ impl Pool {
         })
     }
 
-    /// A server of this pool that can be made to speak as `client`, best one that does already; it got one that did
-    /// not `misses` times in a row.
+    /// A server of this pool that can be made to speak as `client`, best one that does already.
     ///
     /// Cancel-safe: a client that gives up leaves the queue, and what it was granted goes to the next.
     ///
@@ -368,13 +367,12 @@ impl Pool {
     pub async fn checkout(
         self: &Arc<Self>,
         client: &ClientState,
-        misses: u8,
         patience: Duration,
     ) -> Result<Lease, CheckoutError> {
         let began = Instant::now();
         let deadline = began + patience;
         loop {
-            let grant = self.grant(&Wish { fit: client.fit(), misses }, began, deadline).await?;
+            let grant = self.grant(&client.fit(), began, deadline).await?;
             let place = Place::new(self.clone());
             let server = match grant {
                 Grant::Server(mut server) => {
@@ -404,13 +402,13 @@ impl Pool {
 
     async fn grant(
         self: &Arc<Self>,
-        wish: &Wish,
+        fit: &Fit,
         began: Instant,
         deadline: Instant,
     ) -> Result<Grant<Box<Server>>, CheckoutError> {
         let mut waiting = {
             let mut desk = self.upstream.desk();
-            match desk.ledger.request(self.id, wish, began.into_std()) {
+            match desk.ledger.request(self.id, fit, began.into_std()) {
                 Request::Granted(grant) => return Ok(grant),
                 Request::Queued(ticket) => {
                     let (sender, receiver) = oneshot::channel();

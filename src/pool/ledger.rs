@@ -22,8 +22,11 @@ const TURN: Duration = Duration::from_millis(100);
 /// How soon a client comes back that has more to say: a server that has rested so long ends its pool's turn.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A client that needed a hand-over so often in a row gets a server of its own, where there is room to spare.
+/// Settings that needed a hand-over so often in a row get one more server, where there is room to spare.
 const MISSES_MAX: u8 = 2;
+
+/// For so many settings of a pool misses are counted: more than there can be servers for.
+const MISSED_MAX: usize = 256;
 
 /// A pool: one database and user of an upstream, and what its sessions begin with.
 pub type PoolId = usize;
@@ -47,14 +50,6 @@ pub enum Grant<S> {
 pub enum Request<S> {
     Granted(Grant<S>),
     Queued(Ticket),
-}
-
-/// What a client needs of a server.
-#[derive(Clone, Copy, Debug)]
-pub struct Wish {
-    pub fit: Fit,
-    /// How often in a row it has been given one that did not have its settings.
-    pub misses: u8,
 }
 
 /// Limits of one pool.
@@ -90,6 +85,8 @@ struct Book<S> {
     open: usize,
     /// When the turn ends that began with another's place.
     turn_ends: Option<Instant>,
+    /// How often in a row no idle server had these settings, by their number.
+    misses: HashMap<u64, u8>,
     /// The one that was used last is at the end, and is used first.
     idle: Vec<Idle<S>>,
 }
@@ -126,7 +123,8 @@ impl<S> Ledger<S> {
 
     /// Makes a pool known. Its id is the caller's.
     pub fn add(&mut self, pool: PoolId, limits: Limits) {
-        self.pools.entry(pool).or_insert(Book { limits, open: 0, turn_ends: None, idle: Vec::new() });
+        let book = Book { limits, open: 0, turn_ends: None, misses: HashMap::new(), idle: Vec::new() };
+        self.pools.entry(pool).or_insert(book);
     }
 
     /// Forgets a pool that has neither servers nor waiters.
@@ -138,15 +136,18 @@ impl<S> Ledger<S> {
 
     /// A client wants a server of `pool`. Where none suits it, it may be given one that does not, to close it and
     /// open another in its place.
-    pub fn request(&mut self, pool: PoolId, wish: &Wish, now: Instant) -> Request<S> {
-        if let Some(server) = self.idle(pool, |book| book.take_ready(&wish.fit)) {
+    pub fn request(&mut self, pool: PoolId, fit: &Fit, now: Instant) -> Request<S> {
+        if let Some(server) = self.idle(pool, |book| book.take_ready(fit)) {
             return Request::Granted(Grant::Server(server));
         }
         let has_room = self.open < self.budget && self.may_grow(pool);
-        if has_room && wish.misses >= MISSES_MAX && self.has_room_to_spare() {
+        if has_room
+            && self.has_room_to_spare()
+            && self.pools.get_mut(&pool).is_some_and(|book| book.misses_often(fit))
+        {
             return Request::Granted(self.connect(pool));
         }
-        if let Some(server) = self.idle(pool, |book| book.take_suited(&wish.fit)) {
+        if let Some(server) = self.idle(pool, |book| book.take_suited(fit)) {
             return Request::Granted(Grant::Server(server));
         }
         if has_room {
@@ -416,7 +417,18 @@ impl<S> Book<S> {
         let speaks = |idle: &Idle<S>| fit.allows(&idle.fit) && idle.fit.state == fit.state;
         let named = |idle: &Idle<S>| speaks(idle) && idle.fit.name == fit.name;
         let at = self.idle.iter().rposition(named).or_else(|| self.idle.iter().rposition(speaks))?;
+        self.misses.remove(&fit.state);
         Some(self.idle.remove(at).server)
+    }
+
+    /// No idle server has these settings. Tells whether that has been so too often.
+    fn misses_often(&mut self, fit: &Fit) -> bool {
+        if self.misses.len() >= MISSED_MAX {
+            self.misses.clear();
+        }
+        let misses = self.misses.entry(fit.state).or_default();
+        *misses = misses.saturating_add(1);
+        *misses > MISSES_MAX && self.misses.remove(&fit.state).is_some()
     }
 
     /// The one among those that suit which has rested longest: the others are more likely to be what somebody will

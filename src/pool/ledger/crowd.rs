@@ -47,7 +47,6 @@ struct Client {
     thinks: Duration,
     asked: Duration,
     ticket: Option<Ticket>,
-    misses: u8,
 }
 
 struct Crowd {
@@ -64,14 +63,8 @@ impl Crowd {
     #[expect(clippy::disallowed_methods, reason = "a test needs some instant to count from")]
     fn new(budget: usize, clients: impl IntoIterator<Item = (PoolId, u64, Duration)>) -> Self {
         let mut ledger = Ledger::new(budget);
-        let client = |(pool, state, thinks)| Client {
-            pool,
-            state,
-            thinks,
-            asked: Duration::ZERO,
-            ticket: None,
-            misses: 0,
-        };
+        let client =
+            |(pool, state, thinks)| Client { pool, state, thinks, asked: Duration::ZERO, ticket: None };
         let clients: Vec<Client> = clients.into_iter().map(client).collect();
         let limits = Limits { servers_max: budget, idle_min: 0, idle_timeout: Duration::from_secs(60) };
         clients.iter().for_each(|client| ledger.add(client.pool, limits));
@@ -123,8 +116,7 @@ impl Crowd {
         let client = self.clients[at];
         self.clients[at].asked = self.now;
         let fit = Fit { state: client.state, custom: 0, name: 0, strict: false };
-        let wish = Wish { fit, misses: client.misses };
-        match self.ledger.request(client.pool, &wish, self.instant()) {
+        match self.ledger.request(client.pool, &fit, self.instant()) {
             Request::Granted(grant) => self.grant(at, grant),
             Request::Queued(ticket) => {
                 self.clients[at].ticket = Some(ticket);
@@ -160,11 +152,9 @@ impl Crowd {
     }
 
     fn serve(&mut self, at: usize, server: Server) {
-        let client = &mut self.clients[at];
+        let client = self.clients[at];
         self.toll.longest = self.toll.longest.max(self.now - client.asked);
-        let misses = server.state != client.state;
-        client.misses = if misses { client.misses + 1 } else { 0 };
-        self.toll.hand_overs += u32::from(misses);
+        self.toll.hand_overs += u32::from(server.state != client.state);
         let server = Server { state: client.state };
         self.after(STATEMENT, Event::IsDone(at, server));
     }

@@ -8,10 +8,6 @@ const fn fit(state: u64) -> Fit {
     Fit { state, custom: 0, name: 0, strict: false }
 }
 
-const fn wish(fit: Fit) -> Wish {
-    Wish { fit, misses: 0 }
-}
-
 struct World {
     ledger: Ledger<&'static str>,
     now: Instant,
@@ -30,7 +26,7 @@ impl World {
     }
 
     fn request(&mut self, pool: PoolId) -> Request<&'static str> {
-        self.ledger.request(pool, &wish(fit(0)), self.now)
+        self.ledger.request(pool, &fit(0), self.now)
     }
 
     fn give_back(
@@ -73,8 +69,8 @@ fn a_server_whose_settings_fit_is_preferred_and_else_the_one_that_rested_longest
         world.give_back(0, server, state);
     }
     let now = world.now;
-    assert_eq!(world.ledger.request(0, &wish(fit(8)), now), Request::Granted(Grant::Server("b")));
-    assert_eq!(world.ledger.request(0, &wish(fit(1)), now), Request::Granted(Grant::Server("a")));
+    assert_eq!(world.ledger.request(0, &fit(8), now), Request::Granted(Grant::Server("b")));
+    assert_eq!(world.ledger.request(0, &fit(1), now), Request::Granted(Grant::Server("a")));
 }
 
 #[test]
@@ -89,9 +85,9 @@ fn one_that_does_not_suit_is_given_only_where_there_is_no_room_for_another() {
     let strict = Fit { name: 9, strict: true, ..fit(3) };
     let now = world.now;
     world.ledger.closed(0, now);
-    assert_eq!(world.ledger.request(0, &wish(strict), now), Request::Granted(Grant::Connect));
+    assert_eq!(world.ledger.request(0, &strict, now), Request::Granted(Grant::Connect));
     assert_eq!(
-        world.ledger.request(0, &wish(Fit { strict: false, ..strict }), now),
+        world.ledger.request(0, &Fit { strict: false, ..strict }, now),
         Request::Granted(Grant::Server("b"))
     );
 }
