@@ -128,8 +128,18 @@ fn behind(project: &Project, division: Division, expected: &Value) -> Connection
         let _watch = Stopwatch::start(format!("Backstage behind stagedoor, {}, {state}", division.name));
         let stagedoor = sidecar(&cluster, project, division);
         let mut backstage = Backstage::start(project, division, &environment(&cluster, Some(&stagedoor)));
-        assert_same(&backstage.exercise(), expected);
-        eprintln!("          pins: {}", pins(&stagedoor.metrics()));
+        let mut before = String::new();
+        for part in ["start and first use", "after that"] {
+            assert_same(&backstage.exercise(), expected);
+            let after = stagedoor.metrics();
+            eprintln!("          {part}: {}", figures(&before, &after));
+            let grown = pins(&before, &after);
+            assert!(
+                grown.keys().all(|reason| reason == "listen"),
+                "only the event bus needs a server: {grown:?}"
+            );
+            before = after;
+        }
         drop(backstage);
         stagedoor.finish();
     }
@@ -152,18 +162,29 @@ fn assert_pooled_and_verified(with: &Connections, without: &Connections, sidecar
     assert!(with.peak <= BUDGET * sidecars || stand_in::wanted(), "{} connections at a time", with.peak);
 }
 
-/// `temp_table=3 listen=1`
-fn pins(metrics: &str) -> String {
-    let reasons: std::collections::BTreeSet<&str> = metrics
-        .lines()
-        .filter(|line| line.starts_with("stagedoor_pins_total{"))
-        .filter_map(|line| line.split("reason=\"").nth(1)?.split('"').next())
-        .collect();
-    let count = |reason: &&str| {
-        let label = format!("reason=\"{reason}\"");
-        format!("{reason}={}", sum(metrics, "stagedoor_pins_total", &[&label]))
-    };
-    reasons.iter().map(count).collect::<Vec<_>>().join(" ")
+/// What sharing cost between two pages of metrics.
+fn figures(before: &str, after: &str) -> String {
+    let grown = |family| sum(after, family, &[]) - sum(before, family, &[]);
+    let transactions = grown("stagedoor_transactions_total");
+    let rate = |family| 1000.0 * grown(family) / transactions;
+    format!(
+        "{transactions} transactions; of a thousand {:.1} with a hand-over, {:.1} with a question; {} logins; pins {:?}",
+        rate("stagedoor_handovers_total"),
+        rate("stagedoor_probes_total"),
+        grown("stagedoor_server_connections_opened_total"),
+        pins(before, after)
+    )
+}
+
+/// The pins between two pages of metrics, by reason.
+fn pins(before: &str, after: &str) -> BTreeMap<String, f64> {
+    let series = after.lines().filter(|line| line.starts_with("stagedoor_pins_total{"));
+    let reasons = series.filter_map(|line| line.split("reason=\"").nth(1)?.split('"').next());
+    let grown = reasons.map(|reason| {
+        let count = |page| sum(page, "stagedoor_pins_total", &[&format!("reason=\"{reason}\"")]);
+        (reason.to_owned(), count(after) - count(before))
+    });
+    grown.filter(|(_, count)| *count > 0.0).collect()
 }
 
 #[test]
