@@ -379,6 +379,10 @@ impl<'a> Relay<'a> {
         let verdict = from_client(self.state, &mut self.server.state, received, &mut translate, aside);
         self.client_waits = verdict == FromClient::Wait;
         if self.client_waits {
+            if !aside.is_empty() {
+                flow.insert(aside);
+                aside.clear();
+            }
             return Ok(());
         }
         if verdict == FromClient::Elsewhere {

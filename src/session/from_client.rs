@@ -81,7 +81,10 @@ pub fn from_client(
         tag::CLOSE => statements::close(client, server, body, out),
         tag::EXECUTE => forward(server, Request::Execute),
         tag::SYNC => forward(server, Request::Sync),
-        tag::FLUSH => FromClient::Forward,
+        tag::FLUSH => {
+            server.pipeline.flush();
+            FromClient::Forward
+        }
         tag::FUNCTION_CALL => {
             server.touched = true;
             server.disturb();
@@ -115,15 +118,27 @@ fn query(
     out: &mut Vec<u8>,
 ) -> FromClient {
     let text = frontend::query(received.frame.body);
-    let Some(effect) = note(client, server, text, received.whole) else { return FromClient::Elsewhere };
+    let effect = match note(client, server, text, received.whole) {
+        Ok(effect) => effect,
+        Err(verdict) => return verdict,
+    };
     let listens = server.pipeline.is_listening();
     let speaks = effect.has(Effect::STATEMENTS) && listens && received.whole;
     if speaks && statements::hangs_on_names(client, server) {
-        return FromClient::Wait;
+        return wait(server, out);
     }
+    let is_synced = server.pipeline.is_synced();
     let spoken = if speaks { statements::speak(client, server, text, out) } else { None };
+    if is_synced && !out.is_empty() {
+        // Where something of ours fails the Query would be skipped.
+        push_frame(out, tag::SYNC, &[]);
+        server.pipeline.push(Request::Sync, Delivery::Swallow);
+    }
     if speaks {
         statements::note_deallocations(client, server, text);
+    }
+    if listens && effect.has(Effect::FORGETS) {
+        client.names.forgetting();
     }
     let drops = listens && client.unnamed.drop_statement(server.pipeline.segment());
     server.pipeline.push(Request::Query { drops }, Delivery::Forward);
@@ -140,13 +155,21 @@ fn query(
     }
 }
 
-/// Classifies a text and remembers what it may do; `None` where another server must run it.
+/// The frame hangs on answers that are owed; they are asked for, where the server might keep them to itself.
+pub(super) fn wait(server: &mut ServerState, out: &mut Vec<u8>) -> FromClient {
+    if server.pipeline.flush() {
+        push_frame(out, tag::FLUSH, &[]);
+    }
+    FromClient::Wait
+}
+
+/// Classifies a text and remembers what it may do; or tells that this server cannot run it, or not now.
 pub(super) fn note(
     client: &mut ClientState,
     server: &mut ServerState,
     text: &[u8],
     whole: bool,
-) -> Option<Effect> {
+) -> Result<Effect, FromClient> {
     let dialect = server.reported.dialect();
     let mut effect = effect(text, dialect);
     if !whole {
@@ -160,25 +183,28 @@ pub(super) fn note(
         effect |= Effect::TOUCHES; // A table that this transaction makes there outlives it.
     }
     if effect.is_none() {
-        return Some(effect);
+        return Ok(effect);
     }
     if effect.has(Effect::RESETS) && !client.has_name_of(server) {
         client.be_strict();
         if can_leave(client, server) {
-            return None;
+            return Err(FromClient::Elsewhere);
+        }
+        if server.pipeline.is_busy() && server.pipeline.is_synced() {
+            return Err(FromClient::Wait);
         }
     }
     if effect.has(Effect::SEQUENCE) {
         client.asks_sequences = server.has_strange_sequences() && can_leave(client, server);
         if client.asks_sequences {
-            return None;
+            return Err(FromClient::Elsewhere);
         }
     }
     if effect.has(Effect::CUSTOM) {
-        custom_settings(text, dialect, &mut |name| server.touched |= client.name_custom(name));
+        name_custom(client, server, text);
     }
     apply(client, server, effect);
-    Some(effect)
+    Ok(effect)
 }
 
 /// Whether another server would do as well: this one holds nothing of the client's and owes nothing.
@@ -191,6 +217,12 @@ fn can_leave(client: &ClientState, server: &ServerState) -> bool {
 fn may_choose_temp(text: &[u8]) -> bool {
     let has = |word: &[u8]| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
     has(b"search_path") && (has(b"pg_temp") || has(b"set_config"))
+}
+
+/// Remembers which custom settings a text names. One that is new to the client is there afterwards, if only empty.
+pub(super) fn name_custom(client: &mut ClientState, server: &mut ServerState, text: &[u8]) {
+    let dialect = server.reported.dialect();
+    custom_settings(text, dialect, &mut |name| server.touched |= client.name_custom(name));
 }
 
 /// Remembers what a text may do that is run now.
@@ -207,6 +239,9 @@ pub(super) fn apply(client: &mut ClientState, server: &mut ServerState, effect: 
     }
     server.defines |= effect.has(Effect::DDL);
     client.taints = client.taints.union(taints(effect));
+    if effect.has(Effect::SEQUENCE | Effect::DISCARDS_SEQUENCES) {
+        client.sequences_last = effect.has(Effect::SEQUENCE);
+    }
 }
 
 /// What nobody can be asked for afterwards.

@@ -46,7 +46,7 @@ pub fn from_server(
             finish(server, |request| request == Request::Execute)
         }
         tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED => finish(server, |request| request == Request::Execute),
-        tag::BIND_COMPLETE => finish(server, |request| matches!(request, Request::Bind(_))),
+        tag::BIND_COMPLETE => finish(server, |request| matches!(request, Request::Bind { .. })),
         tag::CLOSE_COMPLETE => close_complete(client, server),
         tag::ROW_DESCRIPTION | tag::NO_DATA => finish(server, |request| request == Request::Describe),
         tag::COPY_IN | tag::COPY_BOTH => {
@@ -72,11 +72,15 @@ fn ready(client: &mut ClientState, server: &mut ServerState, body: &[u8]) -> Fro
         // What was taken to be skipped may have been done.
         (server.touched, server.recount) = (true, true);
     }
-    let Some(request) = server.pipeline.ready() else {
+    let Some(ended) = server.pipeline.ready() else {
         return FromServer::Broken("a ReadyForQuery that nobody is owed");
     };
-    if let Request::Query { drops } = request {
+    if let Request::Query { drops } = ended.request {
+        server.pipeline.is_told = false;
         server.unnamed = if drops { client.unnamed.confirmed() } else { Lies::Nothing };
+    }
+    if client.names.are_deallocated() {
+        client.names.answered_before(server.pipeline.answering());
     }
     if !server.pipeline.is_busy() {
         client.names.settled();
@@ -87,7 +91,10 @@ fn ready(client: &mut ClientState, server: &mut ServerState, body: &[u8]) -> Fro
     if server.is_idle() && !server.touched {
         server.settle();
     }
-    FromServer::ForwardReady
+    match ended.delivery {
+        Delivery::Forward => FromServer::ForwardReady,
+        Delivery::Swallow => FromServer::Swallow,
+    }
 }
 
 fn failed(
@@ -97,17 +104,28 @@ fn failed(
     out: &mut Vec<u8>,
 ) -> FromServer {
     let body = received.frame.body;
-    let name = |id| server.prepared.text(id).and_then(|text| client.names.name_of(text));
-    let read = if received.whole && !client.is_alone() { undisguised(body, name) } else { None };
+    if server.pipeline.is_told {
+        return FromServer::Swallow;
+    }
     let swept = server.pipeline.failed();
+    sweep(client, server, &swept);
+    let is_ours = |expected: Expected| expected.delivery == Delivery::Swallow;
+    // It is the client's Query that fails, though it was the Parse before it.
+    server.pipeline.is_told = !swept.is_empty() && server.pipeline.head().is_some_and(is_ours);
+    let bound = match swept.first().map(|expected| expected.request) {
+        Some(Request::Bind { id, name }) => Some((id, name)),
+        _ => None,
+    };
+    let number = bound.map_or(0, |(_, name)| name);
+    let name = |id| server.prepared.text(id).and_then(|text| client.names.name_of(number, text));
+    let read = if received.whole && !client.is_alone() { undisguised(body, name) } else { None };
     // The plan's columns have changed (RevalidateCachedQuery): the client's next try is prepared anew.
-    if let Some(Request::Bind(id)) = swept.first().map(|expected| expected.request)
+    if let Some((id, _)) = bound
         && field(body, b'C') == Some("0A000")
         && id > 0
     {
         server.prepared.outdated(id);
     }
-    sweep(client, server, &swept);
     read.map_or(FromServer::ForwardError, |read| {
         push_frame(out, tag::ERROR, &[&read]);
         FromServer::ReplaceError
@@ -133,7 +151,7 @@ fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected])
             }
             Request::Parse(Of::Plain)
             | Request::Close(Of::Plain | Of::Ours(_))
-            | Request::Bind(_)
+            | Request::Bind { .. }
             | Request::Describe
             | Request::Execute
             | Request::Query { drops: false }
@@ -191,10 +209,10 @@ fn finish(server: &mut ServerState, answers: impl Fn(Request) -> bool) -> FromSe
 fn note_command(client: &mut ClientState, server: &mut ServerState, body: &[u8]) {
     match cstring(body).map(|(tag, _)| tag) {
         Some(b"DISCARD ALL") => {
-            client.taints.remove(Pin::Sequence);
+            forget_sequences(client, server);
             forget_statements(client, server);
         }
-        Some(b"DISCARD SEQUENCES") => client.taints.remove(Pin::Sequence),
+        Some(b"DISCARD SEQUENCES") => forget_sequences(client, server),
         Some(b"DEALLOCATE ALL") => forget_statements(client, server),
         Some(b"DEALLOCATE") => {
             if let Some(id) = client.names.deallocated() {
@@ -202,6 +220,13 @@ fn note_command(client: &mut ClientState, server: &mut ServerState, body: &[u8])
             }
         }
         _ => {}
+    }
+}
+
+/// Where something was sent behind this that may use a sequence, the client stays pinned.
+fn forget_sequences(client: &mut ClientState, server: &ServerState) {
+    if server.pipeline.is_at_the_last() && !client.sequences_last {
+        client.taints.remove(Pin::Sequence);
     }
 }
 

@@ -74,48 +74,86 @@ impl Hash for Text {
 /// A client's names.
 #[derive(Debug, Default)]
 pub struct Names {
-    texts: HashMap<Box<[u8]>, Arc<Text>>,
+    /// With a number for each, as long as it stands for the same.
+    texts: HashMap<Box<[u8]>, (u32, Arc<Text>)>,
     bytes: usize,
     /// What was changed by messages that the server has not answered, in their order.
     changes: VecDeque<Change>,
-    /// What DEALLOCATE statements that are under way name, in their order; `None` for what is not among `texts`.
-    deallocated: VecDeque<Option<Deallocated>>,
+    /// What DEALLOCATE statements that are under way name, in their order.
+    deallocated: VecDeque<Deallocated>,
+    /// Counts changes.
+    changed: u64,
+    /// The number of the last change before a command under way that may end all names.
+    forgets: Option<u64>,
 }
 
 #[derive(Debug)]
 struct Deallocated {
     segment: u64,
-    name: Box<[u8]>,
-    id: u32,
+    /// `None` for what is not among `texts`.
+    statement: Option<(Box<[u8]>, u32)>,
+}
+
+impl Deallocated {
+    fn names(&self, name: &[u8]) -> bool {
+        self.statement.as_ref().is_some_and(|(own, _)| **own == *name)
+    }
 }
 
 #[derive(Debug)]
 struct Change {
+    number: u64,
     segment: u64,
     name: Box<[u8]>,
-    before: Option<Arc<Text>>,
+    before: Option<(u32, Arc<Text>)>,
 }
 
 impl Names {
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&Arc<Text>> {
-        self.texts.get(cut(name))
+        self.texts.get(cut(name)).map(|(_, text)| text)
+    }
+
+    /// The number of a name; 0 where it stands for nothing.
+    #[must_use]
+    pub fn number(&self, name: &[u8]) -> u32 {
+        self.texts.get(cut(name)).map_or(0, |(number, _)| *number)
     }
 
     /// Whether what `name` means hangs on the answer to a batch before `segment`.
     #[must_use]
     pub fn is_unsure(&self, name: &[u8], segment: u64) -> bool {
         let name = cut(name);
-        let gone = self.deallocated.iter().flatten();
+        let gone = self.deallocated.iter();
         self.changes.iter().any(|change| change.segment < segment && *change.name == *name)
-            || gone.into_iter().any(|gone| gone.segment < segment && *gone.name == *name)
+            || gone.into_iter().any(|gone| gone.segment < segment && gone.names(name))
     }
 
     /// Whether what any name means hangs on the answer to a batch before `segment`.
     #[must_use]
     pub fn are_unsure(&self, segment: u64) -> bool {
         self.changes.front().is_some_and(|change| change.segment < segment)
-            || self.deallocated.iter().flatten().any(|gone| gone.segment < segment)
+            || self.deallocated.iter().any(|gone| gone.segment < segment && gone.statement.is_some())
+    }
+
+    /// Whether what `name` means hangs on a DEALLOCATE or DISCARD ALL that was sent, in whatever batch.
+    #[must_use]
+    pub fn may_be_gone(&self, name: &[u8]) -> bool {
+        let name = cut(name);
+        let is_newer =
+            |since| self.changes.iter().any(|change| change.number > since && *change.name == *name);
+        let forgotten = self.texts.contains_key(name) && self.forgets.is_some_and(|since| !is_newer(since));
+        forgotten || self.deallocated.iter().any(|gone| gone.names(name))
+    }
+
+    #[must_use]
+    pub const fn is_forgetting(&self) -> bool {
+        self.forgets.is_some()
+    }
+
+    /// A command is sent that ends all names, if it works.
+    pub const fn forgetting(&mut self) {
+        self.forgets = Some(self.changed);
     }
 
     /// Whether anything is under way.
@@ -133,8 +171,10 @@ impl Names {
     /// Parse (`text`) or Close (`None`) was sent.
     pub fn change(&mut self, segment: u64, name: &[u8], text: Option<Arc<Text>>) {
         let name: Box<[u8]> = cut(name).into();
-        let before = self.put(&name, text);
-        self.changes.push_back(Change { segment, name, before });
+        self.changed += 1;
+        let number = u32::try_from(self.changed & 0xffff_ffff).unwrap_or_default();
+        let before = self.put(&name, text.map(|text| (number, text)));
+        self.changes.push_back(Change { number: self.changed, segment, name, before });
     }
 
     /// The oldest change was confirmed.
@@ -150,22 +190,35 @@ impl Names {
         }
     }
 
-    /// A DEALLOCATE is sent that names the server's statement `id`, by this name of the client's.
+    /// A DEALLOCATE is sent that names the server's statement `id`, or another than ours (0), by this name of the
+    /// client's.
     pub fn deallocating(&mut self, segment: u64, statement: Option<(&[u8], u32)>) {
-        let named = |(name, id)| Deallocated { segment, name: cut(name).into(), id };
-        self.deallocated.push_back(statement.map(named));
+        let statement = statement.map(|(name, id)| (cut(name).into(), id));
+        self.deallocated.push_back(Deallocated { segment, statement });
     }
 
     /// A DEALLOCATE worked: the statement that is no more.
     pub fn deallocated(&mut self) -> Option<u32> {
-        let gone = self.deallocated.pop_front()??;
-        self.put(&gone.name, None);
-        Some(gone.id)
+        let (name, id) = self.deallocated.pop_front()?.statement?;
+        self.put(&name, None);
+        Some(id)
+    }
+
+    /// Whether a DEALLOCATE is under way.
+    #[must_use]
+    pub fn are_deallocated(&self) -> bool {
+        !self.deallocated.is_empty()
+    }
+
+    /// All before the batch `segment` is answered. A DEALLOCATE that did not work is forgotten.
+    pub fn answered_before(&mut self, segment: u64) {
+        self.deallocated.retain(|gone| gone.segment >= segment);
     }
 
     /// Nothing is under way any more.
     pub fn settled(&mut self) {
         self.deallocated.clear();
+        self.forgets = None;
     }
 
     /// `DISCARD ALL` or `DEALLOCATE ALL` worked. What is still under way was sent behind it.
@@ -179,19 +232,22 @@ impl Names {
         }
     }
 
-    /// The name of `text`, for a message that speaks of it.
+    /// The name with this number, or else one of `text`, for a message that speaks of it.
     #[must_use]
-    pub fn name_of(&self, text: &Text) -> Option<&[u8]> {
-        self.texts.iter().find(|(_, known)| ***known == *text).map(|(name, _)| &**name)
+    pub fn name_of(&self, number: u32, text: &Text) -> Option<&[u8]> {
+        let named = self.texts.iter().find(|(_, (known, _))| *known == number);
+        let named = named.or_else(|| self.texts.iter().find(|(_, (_, known))| **known == *text));
+        named.map(|(name, _)| &**name)
     }
 
-    fn put(&mut self, name: &[u8], text: Option<Arc<Text>>) -> Option<Arc<Text>> {
-        self.bytes += text.as_ref().map_or(0, |text| text.behind.len());
+    fn put(&mut self, name: &[u8], text: Option<(u32, Arc<Text>)>) -> Option<(u32, Arc<Text>)> {
+        let bytes = |text: &Option<(u32, Arc<Text>)>| text.as_ref().map_or(0, |(_, text)| text.behind.len());
+        self.bytes += bytes(&text);
         let before = match text {
             Some(text) => self.texts.insert(name.into(), text),
             None => self.texts.remove(name),
         };
-        self.bytes -= before.as_ref().map_or(0, |before| before.behind.len());
+        self.bytes -= bytes(&before);
         before
     }
 }

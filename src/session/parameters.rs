@@ -97,10 +97,10 @@ impl Parameters {
         others.map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
     }
 
-    /// These settings with an `application_name`, where they have none. An empty one is none.
+    /// These settings with an `application_name`, where they have none.
     #[must_use]
     pub fn named(&self, application_name: &[u8]) -> Self {
-        if self.get(APPLICATION_NAME).is_some() || application_name.is_empty() {
+        if self.get(APPLICATION_NAME).is_some() {
             return self.clone();
         }
         self.or(&[(APPLICATION_NAME.to_owned(), application_name.to_vec())].into_iter().collect())

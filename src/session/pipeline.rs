@@ -11,8 +11,12 @@ pub const OWED_MAX: usize = 16 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     Parse(Of),
-    /// Of the statement under a name of ours with this number; 0 for any other.
-    Bind(u32),
+    /// Of the statement under a name of ours with the number `id`, where the client's name has the number `name`;
+    /// 0 for any other.
+    Bind {
+        id: u32,
+        name: u32,
+    },
     Describe,
     Execute,
     Close(Of),
@@ -78,6 +82,10 @@ pub struct Pipeline {
     copied_syncs: usize,
     /// The number of the present batch: everything up to a Sync or a Query is one.
     segment: u64,
+    /// The server will answer what is owed without anything more being said.
+    flushed: bool,
+    /// The client has read already why its Query will fail.
+    pub is_told: bool,
 }
 
 impl Pipeline {
@@ -95,9 +103,13 @@ impl Pipeline {
                 self.segment += 1;
             }
             Request::Query { .. } if self.skipping => return,
-            Request::Query { .. } => self.segment += 1,
+            Request::Query { .. } => {
+                // It ends what was not synced (exec_simple_query).
+                self.unsynced = false;
+                self.segment += 1;
+            }
             Request::Parse(_)
-            | Request::Bind(_)
+            | Request::Bind { .. }
             | Request::Describe
             | Request::Execute
             | Request::Close(_) => {
@@ -107,13 +119,26 @@ impl Pipeline {
                 }
             }
         }
+        self.flushed = matches!(request, Request::Sync | Request::Query { .. });
         self.owed.push_back(Expected { request, delivery });
+    }
+
+    /// A Flush is sent. Tells whether the server would have kept an answer to itself without it.
+    pub const fn flush(&mut self) -> bool {
+        !std::mem::replace(&mut self.flushed, true)
     }
 
     /// The number of the batch that is being sent.
     #[must_use]
     pub const fn segment(&self) -> u64 {
         self.segment
+    }
+
+    /// The number of the batch that is being answered.
+    #[must_use]
+    pub fn answering(&self) -> u64 {
+        let ends = |expected: &&Expected| matches!(expected.request, Request::Query { .. } | Request::Sync);
+        self.segment - self.owed.iter().filter(ends).count() as u64
     }
 
     /// Whether the server reads what is sent now as ordinary messages, and will act on it.
@@ -158,19 +183,19 @@ impl Pipeline {
     }
 
     /// ReadyForQuery came: the request that it ends, or `None` where something else is owed first.
-    pub fn ready(&mut self) -> Option<Request> {
+    pub fn ready(&mut self) -> Option<Expected> {
         self.copy_in = CopyIn::None;
         let ends =
             |expected: &mut Expected| matches!(expected.request, Request::Query { .. } | Request::Sync);
         if let Some(ended) = self.owed.pop_front_if(ends) {
             self.pass_copy_ends();
-            return Some(ended.request);
+            return Some(ended);
         }
         self.copied_syncs = self.copied_syncs.checked_sub(1)?;
         if self.owed.is_empty() {
             (self.skipping, self.unsynced) = (false, false);
         }
-        Some(Request::Sync)
+        Some(Expected { request: Request::Sync, delivery: Delivery::Forward })
     }
 
     /// An ErrorResponse came. In an extended batch the server skips to the next Sync, a simple Query
@@ -234,6 +259,18 @@ impl Pipeline {
         self.skipping
     }
 
+    /// Whether all that is owed will come without anything more being said.
+    #[must_use]
+    pub const fn is_synced(&self) -> bool {
+        !self.unsynced && !self.skipping && matches!(self.copy_in, CopyIn::None)
+    }
+
+    /// Whether nothing is run behind the request that is being answered.
+    #[must_use]
+    pub fn is_at_the_last(&self) -> bool {
+        self.owed.iter().skip(1).all(|expected| expected.request == Request::Sync)
+    }
+
     /// How many replies are owed.
     #[must_use]
     pub fn owed(&self) -> usize {
@@ -274,7 +311,7 @@ mod tests {
         for step in script.chars() {
             match step {
                 'P' => pipeline.push(Request::Parse(Of::Unnamed), Delivery::Forward),
-                'B' => pipeline.push(Request::Bind(0), Delivery::Forward),
+                'B' => pipeline.push(Request::Bind { id: 0, name: 0 }, Delivery::Forward),
                 'D' => pipeline.push(Request::Describe, Delivery::Forward),
                 'E' => pipeline.push(Request::Execute, Delivery::Forward),
                 'C' => pipeline.push(Request::Close(Of::Plain), Delivery::Forward),
@@ -334,6 +371,8 @@ mod tests {
             ("H e", false),            // which was malformed
             ("H e P B Q S z", true),
             ("QQ z", false),
+            ("PBE Q 12x z", true), // a Query ends what was not synced
+            ("PBE Q e", false),    // but not where it is skipped
         ];
         for (script, settled) in rows {
             assert_eq!(run(script).is_settled(), settled, "{script}");

@@ -27,7 +27,7 @@ pub struct Prepared {
     pub schema: u64,
     /// Statements that nobody will use any more, to be closed when something is said to the server anyway.
     doomed: Vec<u32>,
-    /// Statements under a client's own name that must be gone before the server is anybody else's.
+    /// Stand-ins (see [`stand_in`]) that must be gone before the server is anybody else's.
     strays: Vec<Vec<u8>>,
     /// Names that are not ours, as the last probe found them: of SQL's PREPARE, mostly.
     pub foreign: HashSet<Vec<u8>>,
@@ -147,7 +147,6 @@ impl Prepared {
             entry.sent_in.is_some()
         });
         self.doomed.clear();
-        self.strays.clear();
         self.foreign.clear();
     }
 
@@ -183,12 +182,6 @@ impl Prepared {
     /// A statement of this name is made, and must be closed.
     pub fn stray(&mut self, name: &[u8]) {
         self.strays.push(name.to_vec());
-    }
-
-    /// Whether a statement of this name may be there that is neither the client's nor ours to use.
-    #[must_use]
-    pub fn is_stray(&self, name: &[u8]) -> bool {
-        self.strays.iter().any(|stray| stray == name)
     }
 
     #[must_use]
@@ -275,6 +268,13 @@ pub fn disguised(name: &[u8]) -> Option<Vec<u8>> {
     Some([PREFIX.as_bytes(), b"?", rest].concat())
 }
 
+/// The name of a statement that stands in for what a client calls `name`, so that PostgreSQL can say that the name
+/// is taken, or give it up. [`undisguised`] makes it the client's again.
+#[must_use]
+pub fn stand_in(name: &[u8]) -> Vec<u8> {
+    [PREFIX.as_bytes(), b"=", name].concat()
+}
+
 /// A message of the server's in which our names are those of the client again; `None` where none is in it.
 #[must_use]
 pub fn undisguised<'n>(message: &[u8], name: impl Fn(u32) -> Option<&'n [u8]>) -> Option<Vec<u8>> {
@@ -291,6 +291,7 @@ pub fn undisguised<'n>(message: &[u8], name: impl Fn(u32) -> Option<&'n [u8]>) -
                 out.extend_from_slice(PREFIX.as_bytes());
                 rest = behind.get(1..)?;
             }
+            (Some(b'='), _) => rest = behind.get(1..)?,
             (_, Some(name)) => {
                 out.extend_from_slice(name);
                 rest = behind.get(digits..)?;
@@ -381,6 +382,7 @@ mod tests {
             ("\"stagedoor:12\" requires 1", Some("\"mine\" requires 1")),
             ("stagedoor:12 and stagedoor:13", Some("mine and stagedoor:13")),
             ("stagedoor:?12", Some("stagedoor:12")),
+            ("\"stagedoor:=a\" is taken", Some("\"a\" is taken")),
             ("stagedoor:", Some("stagedoor:")),
             ("stagedoor 12", None),
         ];

@@ -102,7 +102,8 @@ impl Answer {
             (b"s", _) if OF_THE_TRANSACTION.contains(&name) => {}
             (b"s", _) => self.settings.push((name.to_owned(), value.to_vec())),
             (b"o", _) => {
-                self.ours.insert(name.strip_prefix(PREFIX)?.parse().ok()?);
+                // One without a number is a stand-in.
+                self.ours.extend(name.strip_prefix(PREFIX)?.parse::<u32>());
             }
             (b"i", ROLE) => self.identity.role = value.to_vec(),
             (b"i", _) => self.identity.session_authorization = value.to_vec(),

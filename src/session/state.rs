@@ -46,6 +46,8 @@ pub struct ClientState {
     pub(crate) watched: Box<[String]>,
     /// Whether it goes back to what it began with, so that its server must have begun alike.
     strict: bool,
+    /// Of what it said about sequences the last may have used one, and not only forgotten them.
+    pub(crate) sequences_last: bool,
     /// It is about to ask what a sequence said last, and not of another client's doing.
     pub(crate) asks_sequences: bool,
     /// What ParameterStatus told it last.
@@ -73,6 +75,7 @@ impl ClientState {
             custom,
             watched: Box::default(),
             strict: false,
+            sequences_last: false,
             asks_sequences: false,
             told: Reported::default(),
             taints: Pins::NONE,

@@ -7,7 +7,9 @@ use crate::session::from_client::Received;
 use crate::session::from_client::Translate;
 use crate::session::from_client::apply;
 use crate::session::from_client::forward;
+use crate::session::from_client::name_custom;
 use crate::session::from_client::note;
+use crate::session::from_client::wait;
 use crate::session::names::Text;
 use crate::session::pipeline::Delivery;
 use crate::session::pipeline::Of;
@@ -18,6 +20,7 @@ use crate::session::prepared::ServerName;
 use crate::session::prepared::disguised;
 use crate::session::prepared::push_close;
 use crate::session::prepared::push_parse;
+use crate::session::prepared::stand_in;
 use crate::session::state::ClientState;
 use crate::session::state::SIGNAL_STATEMENTS_MAX;
 use crate::session::state::ServerState;
@@ -95,9 +98,12 @@ fn parse_unnamed(
     text: &[u8],
     out: &mut Vec<u8>,
 ) -> FromClient {
-    let Some(effect) = note(client, server, text, received.whole) else { return FromClient::Elsewhere };
+    let effect = match note(client, server, text, received.whole) {
+        Ok(effect) => effect,
+        Err(verdict) => return verdict,
+    };
     if effect.has(Effect::STATEMENTS) && hangs_on_names(client, server) {
-        return FromClient::Wait;
+        return wait(server, out);
     }
     let token = client.token();
     let body = received.whole.then_some(received.frame.body);
@@ -118,21 +124,25 @@ fn parse_named(
     out: &mut Vec<u8>,
 ) -> FromClient {
     let segment = server.pipeline.segment();
-    if client.names.is_unsure(name, segment) {
-        return FromClient::Wait;
+    if is_unsure(client, server, name) {
+        return wait(server, out);
     }
-    let Some(effect) = note(client, server, text, received.whole) else { return FromClient::Elsewhere };
+    let effect = match note(client, server, text, received.whole) {
+        Ok(effect) => effect,
+        Err(verdict) => return verdict,
+    };
     let behind_name = received.frame.body.get(name.len() + 1..).unwrap_or_default();
     if client.names.get(name).is_some() {
         // 42P05 is PostgreSQL's to say, in its own words and with all that follows: it gets a reason to.
-        prepare_under_own_name(server, name, out);
+        let taken = prepare_stand_in(server, name, out);
         server.pipeline.push(Request::Parse(Of::Plain), Delivery::Forward);
-        return FromClient::ForwardBehind;
+        push_head(out, tag::PARSE, received.total - HEADER_BYTES - name.len() + taken.len());
+        out.extend_from_slice(&taken);
+        return FromClient::ReplaceHead(HEADER_BYTES + name.len());
     }
-    let is_known_by_name = server.prepared.foreign.contains(name) || effect.has(Effect::STATEMENTS);
     // What is no name in the client's encoding is PostgreSQL's to refuse.
-    let is_plain = name.is_ascii();
-    if is_known_by_name || !is_plain || !received.whole || client.names.is_full(behind_name.len()) {
+    let is_known_by_name = server.prepared.foreign.contains(name) || !name.is_ascii();
+    if is_known_by_name || !received.whole || client.names.is_full(behind_name.len()) {
         return pass_named(client, server, name, effect, (received.total, out));
     }
     let text = Arc::new(Text::new(behind_name, effect).under(server.schema()));
@@ -155,6 +165,7 @@ fn pass_named(
     (total, out): (usize, &mut Vec<u8>),
 ) -> FromClient {
     server.touched = true;
+    server.prepared.foreign.insert(name.to_vec());
     note_signals(client, name, effect);
     server.pipeline.push(Request::Parse(Of::Plain), Delivery::Forward);
     let Some(new_name) = disguised(name) else { return FromClient::Forward };
@@ -182,24 +193,28 @@ pub(super) fn bind(
 ) -> FromClient {
     let body = received.frame.body;
     let Some((portal, name, _)) = frontend::bind(body) else {
-        return forward(server, Request::Bind(0));
+        return forward(server, Request::Bind { id: 0, name: 0 });
     };
     if is_deaf(server) {
-        return forward(server, Request::Bind(0));
+        return forward(server, Request::Bind { id: 0, name: 0 });
     }
     let (id, new_name, effect) = match find(client, server, name, out) {
-        Statement::Unsure => return FromClient::Wait,
+        Statement::Unsure => return wait(server, out),
         Statement::AsNamed(effect) => (0, None, effect),
         Statement::Ours(id, effect) => (id, Some(Renamed::Ours(ServerName::of(id))), effect),
         Statement::Disguised(name) => (0, Some(Renamed::Disguised(name)), Effect::NONE),
     };
     let new_name = new_name.as_ref().map(Renamed::as_bytes);
     if effect.has(Effect::STATEMENTS) {
-        note_deallocate(client, server);
+        note_deallocate(client, server, name);
+    }
+    if effect.has(Effect::FORGETS) {
+        client.names.forgetting();
     }
     let signals = effect.has(Effect::SIGNALS) || client.signal_statements.contains(name);
     let rewritten = (signals && received.whole).then(|| frontend::rewrite_bind(body, translate)).flatten();
-    server.pipeline.push(Request::Bind(id), Delivery::Forward);
+    let number = client.names.number(name);
+    server.pipeline.push(Request::Bind { id, name: number }, Delivery::Forward);
     let names = portal.len() + name.len() + 2;
     if let Some(body) = rewritten {
         let rest = body.get(names..).unwrap_or_default();
@@ -224,7 +239,7 @@ pub(super) fn describe(
         return forward(server, Request::Describe);
     };
     let new_name = match find(client, server, name, out) {
-        Statement::Unsure => return FromClient::Wait,
+        Statement::Unsure => return wait(server, out),
         Statement::AsNamed(_) => None,
         Statement::Ours(id, _) => Some(Renamed::Ours(ServerName::of(id))),
         Statement::Disguised(name) => Some(Renamed::Disguised(name)),
@@ -253,8 +268,8 @@ pub(super) fn close(
         let drops = client.unnamed.drop_statement(segment);
         return forward(server, Request::Close(if drops { Of::Unnamed } else { Of::Plain }));
     }
-    if client.names.is_unsure(name, segment) {
-        return FromClient::Wait;
+    if is_unsure(client, server, name) {
+        return wait(server, out);
     }
     let unknown = client.names.get(name).is_none();
     if unknown && disguised(name).is_none() {
@@ -264,9 +279,6 @@ pub(super) fn close(
     }
     if !unknown {
         client.names.change(segment, name, None);
-    }
-    if server.prepared.is_stray(name) {
-        return forward(server, Request::Close(Of::Named(0)));
     }
     // What it stands for stays prepared, for the next who needs it. Closing what is not there is no error.
     server.pipeline.push(Request::Close(if unknown { Of::Plain } else { Of::Named(0) }), Delivery::Forward);
@@ -287,15 +299,26 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
         }
         return Statement::AsNamed(find_unnamed(client, server, out));
     }
-    if client.names.is_unsure(name, segment) {
+    if is_unsure(client, server, name) {
         return Statement::Unsure;
     }
     let Some(text) = client.names.get(name).cloned() else {
         return disguised(name).map_or(Statement::AsNamed(Effect::NONE), Statement::Disguised);
     };
-    match ensure(server, &text, out) {
+    if text.effect.has(Effect::STATEMENTS) && hangs_on_names(client, server) {
+        return Statement::Unsure;
+    }
+    let id = if text.effect.has(Effect::STATEMENTS) {
+        Some(prepare_to_speak(client, server, &text, out))
+    } else {
+        ensure(server, &text, out)
+    };
+    match id {
         Some(id) => {
             apply(client, server, text.effect);
+            if text.effect.has(Effect::CUSTOM) {
+                name_custom(client, server, frontend::query(text.behind()));
+            }
             Statement::Ours(id, text.effect)
         }
         None => Statement::Unsure,
@@ -319,6 +342,23 @@ fn ensure(server: &mut ServerState, text: &Arc<Text>, out: &mut Vec<u8>) -> Opti
     push_parse(out, ServerName::of(id).as_bytes(), text.behind());
     server.pipeline.push(Request::Parse(Of::Ours(id)), Delivery::Swallow);
     Some(id)
+}
+
+/// Prepares a text that speaks of prepared statements, in the names that they have now.
+fn prepare_to_speak(
+    client: &ClientState,
+    server: &mut ServerState,
+    text: &Arc<Text>,
+    out: &mut Vec<u8>,
+) -> u32 {
+    let words = frontend::query(text.behind());
+    let spoken = speak(client, server, words, out);
+    let types = text.behind().get(words.len()..).unwrap_or_default();
+    let id = server.prepared.add(text.clone(), server.contexts().0, server.pipeline.segment());
+    let behind = [spoken.as_deref().unwrap_or(words), types].concat();
+    push_parse(out, ServerName::of(id).as_bytes(), &behind);
+    server.pipeline.push(Request::Parse(Of::Ours(id)), Delivery::Swallow);
+    id
 }
 
 /// Closes what nobody needs any more, since something is sent anyway.
@@ -346,7 +386,17 @@ fn find_unnamed(client: &mut ClientState, server: &mut ServerState, out: &mut Ve
         server.unnamed = Lies::Statement(token);
     }
     apply(client, server, effect);
+    if effect.has(Effect::CUSTOM) {
+        let text = unnamed_text(client);
+        name_custom(client, server, &text);
+    }
     effect
+}
+
+/// The text of the unnamed statement, where it was kept.
+fn unnamed_text(client: &ClientState) -> Vec<u8> {
+    let body = client.unnamed.bound().and_then(|statement| statement.body.as_deref());
+    body.and_then(frontend::parse).map_or_else(Vec::new, |(_, text)| text.to_vec())
 }
 
 /// Parses the client's unnamed statement where it does not lie.
@@ -373,10 +423,17 @@ fn forget_foreign(server: &mut ServerState, out: &mut Vec<u8>) {
     }
 }
 
-/// Whether what a text says of prepared statements hangs on the answer to an earlier batch.
+/// Whether what a text says of prepared statements hangs on an answer that is owed.
 pub(super) fn hangs_on_names(client: &ClientState, server: &ServerState) -> bool {
     let segment = server.pipeline.segment();
-    client.names.are_unsure(segment) || server.prepared.is_unsure(segment)
+    let may_forget = client.names.is_forgetting() && server.pipeline.is_busy();
+    may_forget || client.names.are_unsure(segment) || server.prepared.is_unsure(segment)
+}
+
+/// Whether what `name` means hangs on an answer that is owed.
+fn is_unsure(client: &ClientState, server: &ServerState, name: &[u8]) -> bool {
+    client.names.is_unsure(name, server.pipeline.segment())
+        || (server.pipeline.is_busy() && client.names.may_be_gone(name))
 }
 
 /// A text that speaks of prepared statements, in the names of this server; `None` where it needs no other words.
@@ -388,13 +445,32 @@ pub(super) fn speak(
 ) -> Option<Vec<u8>> {
     server.recount = true;
     let dialect = server.reported.dialect();
+    let name_of = |id| ServerName::of(id).to_string();
     rewrite_names(text, dialect, &mut |mention, name| {
-        let text = client.names.get(name)?.clone();
-        if mention == Mention::Prepare {
-            prepare_under_own_name(server, name, out); // It must say 42P05.
-            return None;
+        let text = client.names.get(name).cloned();
+        match (mention, text) {
+            (Mention::Execute, Some(text)) => ensure(server, &text, out).map(name_of),
+            (Mention::Deallocate, Some(text)) if let Some(id) = prepared(server, &text) => Some(name_of(id)),
+            // There is something to deallocate, and a name that is taken.
+            (Mention::Deallocate | Mention::Prepare, Some(_)) => {
+                String::from_utf8(prepare_stand_in(server, name, out)).ok()
+            }
+            (Mention::Prepare, None) => {
+                server.prepared.foreign.insert(name.to_vec());
+                None
+            }
+            (Mention::Execute | Mention::Deallocate, None) => None,
         }
-        ensure(server, &text, out).map(|id| ServerName::of(id).to_string())
+    })
+}
+
+/// The number of `text` on this server, if it is prepared there.
+fn prepared(server: &mut ServerState, text: &Arc<Text>) -> Option<u32> {
+    let (context, settled) = server.contexts();
+    let segment = server.pipeline.segment();
+    [context, settled].into_iter().find_map(|context| match server.prepared.find(text, context, segment) {
+        Found::Statement(id) => Some(id),
+        Found::Unsure | Found::Nothing => None,
     })
 }
 
@@ -402,40 +478,35 @@ pub(super) fn speak(
 /// will come.
 pub(super) fn note_deallocations(client: &mut ClientState, server: &mut ServerState, text: &[u8]) {
     let (dialect, segment) = (server.reported.dialect(), server.pipeline.segment());
-    let (context, settled) = server.contexts();
     rewrite_names(text, dialect, &mut |mention, name| {
         if mention == Mention::Deallocate {
             let text = client.names.get(name).cloned();
-            let found = text.and_then(|text| {
-                [context, settled].into_iter().find_map(|context| {
-                    match server.prepared.find(&text, context, segment) {
-                        Found::Statement(id) => Some(id),
-                        Found::Unsure | Found::Nothing => None,
-                    }
-                })
-            });
-            client.names.deallocating(segment, found.map(|id| (name, id)));
+            let id = text.map(|text| prepared(server, &text).unwrap_or_default());
+            client.names.deallocating(segment, id.map(|id| (name, id)));
         }
         None
     });
 }
 
-/// The unnamed statement that is bound is a DEALLOCATE.
-fn note_deallocate(client: &mut ClientState, server: &mut ServerState) {
-    let body = client.unnamed.bound().and_then(|statement| statement.body.clone()).unwrap_or_default();
-    if let Some((_, text)) = frontend::parse(&body) {
-        note_deallocations(client, server, text);
-    }
+/// The statement that is bound may be a DEALLOCATE.
+fn note_deallocate(client: &mut ClientState, server: &mut ServerState, name: &[u8]) {
+    let text = match client.names.get(name) {
+        Some(text) => frontend::query(text.behind()).to_vec(),
+        None => unnamed_text(client),
+    };
+    note_deallocations(client, server, &text);
 }
 
-/// Prepares something under a client's own name, so that the name is taken.
-fn prepare_under_own_name(server: &mut ServerState, name: &[u8], out: &mut Vec<u8>) {
+/// Prepares what stands in for `name`. Returns its own.
+fn prepare_stand_in(server: &mut ServerState, name: &[u8], out: &mut Vec<u8>) -> Vec<u8> {
+    let stand_in = stand_in(name);
     // It may lie there already, for the same reason.
-    push_close(out, name);
+    push_close(out, &stand_in);
     server.pipeline.push(Request::Close(Of::Plain), Delivery::Swallow);
-    push_parse(out, name, b"\0\0\0");
+    push_parse(out, &stand_in, b"\0\0\0");
     server.pipeline.push(Request::Parse(Of::Plain), Delivery::Swallow);
-    server.prepared.stray(name);
+    server.prepared.stray(&stand_in);
+    stand_in
 }
 
 fn behind(out: &[u8]) -> FromClient {

@@ -264,7 +264,13 @@ fn what_goes_back_to_the_beginning_needs_a_server_that_began_alike() {
     let mut pair = Pair::new("application_name=x").elsewhere("application_name=y");
     assert!(suits(&pair.client, &pair.server));
     assert_eq!(pair.say("Q select 1|"), "forward");
-    assert_eq!(pair.say("Q reset all|"), "forward", "something is under way, so it is too late");
+    assert_eq!(pair.say("Q reset all|"), "wait", "something is under way");
+    pair.hear("Z I");
+    assert_eq!(pair.say("Q reset all|"), "elsewhere");
+    let mut pair = Pair::new("application_name=x").elsewhere("application_name=y");
+    pair.say("Q begin|");
+    pair.hear("Z T");
+    assert_eq!(pair.say("Q reset all|"), "forward", "in a transaction it is too late");
     assert!(!suits(&pair.client, &pair.server), "but not the next time");
     let mut pair = Pair::new("application_name=x").elsewhere("application_name=y");
     assert_eq!(pair.say("Q discard all|"), "elsewhere");
@@ -388,15 +394,15 @@ fn a_name_that_is_taken_is_refused_by_postgresql_itself() {
     tell(&mut pair, PREPARES);
     tell(
         &mut pair,
-        "P a|select 2|| => C Sa| + P a|||| + P a|select 2||
+        "P a|select 2|| => C Sstagedoor:=a| + P stagedoor:=a|||| + P stagedoor:=a|select 2||
         S
         < 3 => nothing
         < 1 => nothing
-        < E SERROR|C42P05|Mprepared statement \"a\" already exists||
+        < E SERROR|C42P05|Mprepared statement \"stagedoor:=a\" already exists|| => E SERROR|C42P05|Mprepared statement \"a\" already exists||
         < Z I",
     );
     assert_eq!(release(&pair.client, &pair.server), Release::Probe, "and the name is free for others");
-    assert_eq!(told(&pair.server.asked()), "C Sa|");
+    assert_eq!(told(&pair.server.asked()), "C Sstagedoor:=a|");
     answered(&mut pair.client, &mut pair.server, Some(answer("")));
     tell(&mut pair, "B |a| => B |stagedoor:1|\nS\n< 2\n< Z I");
 }

@@ -14,7 +14,8 @@ pub enum FromClient {
     /// Send `out` in the frame's place.
     Replace,
     Swallow,
-    /// Leave it where it is, and ask again when the server has said more: what it means hangs on that.
+    /// Send `out`. Leave the frame where it is, and ask again when the server has said more: what it means hangs on
+    /// that.
     Wait,
     /// Leave it where it is: another server must run it. Nothing is under way on this one.
     Elsewhere,

@@ -74,6 +74,11 @@ impl Effect {
     pub const UNASKABLE: Self =
         Self(Self::SEQUENCE.0 | Self::SEED.0 | Self::LIBRARY.0 | Self::OPAQUE.0 | Self::UNREAD.0);
 
+    /// Makes `currval` and `lastval` forget.
+    pub const DISCARDS_SEQUENCES: Self = Self(Self::DISCARD_ALL.0 | Self::DISCARD_SEQUENCES.0);
+    /// May end all prepared statements.
+    pub const FORGETS: Self = Self(Self::DISCARD_ALL.0 | Self::DEALLOCATE_ALL.0);
+
     const NAMES: [(&'static str, Self); 18] = [
         ("TOUCHES", Self::TOUCHES),
         ("SEQUENCE", Self::SEQUENCE),
