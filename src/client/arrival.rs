@@ -36,6 +36,9 @@ pub enum ArrivalError {
     Length(#[from] LengthError),
     #[error("more bytes than a login may have")]
     TooLong,
+    /// The words of PostgreSQL (ProcessStartupPacket).
+    #[error("received unencrypted data after {0} request")]
+    Early(&'static str),
     #[error("a message of type {0:#04x} where a password was due")]
     Unexpected(u8),
 }
@@ -52,6 +55,9 @@ impl ArrivalError {
                 Some(Refusal::fatal("0A000", &error.to_string()))
             }
             Self::Opening(error @ OpeningError::NoUser) => Some(Refusal::fatal("28000", &error.to_string())),
+            Self::Early(_) => Some(Refusal::fatal("08P01", &self.to_string()).detail(
+                "This could be either a client-software bug or evidence of an attempted man-in-the-middle attack.",
+            )),
             Self::Opening(_) | Self::Length(_) | Self::TooLong | Self::Unexpected(_) => {
                 Some(Refusal::fatal("08P01", &self.to_string()))
             }
@@ -82,14 +88,13 @@ impl Doorway {
         loop {
             let packet = self.packet().await?;
             match startup::parse(&packet)? {
-                Opening::SslRequest if !std::mem::replace(&mut ssl, true) => {
-                    self.stream.write_all(b"N").await?
-                }
+                Opening::SslRequest if !std::mem::replace(&mut ssl, true) => self.decline("SSL").await?,
                 Opening::GssEncRequest if !std::mem::replace(&mut gss, true) => {
-                    self.stream.write_all(b"N").await?
+                    self.decline("GSSAPI encryption").await?
                 }
-                Opening::SslRequest | Opening::GssEncRequest => {
-                    return Err(OpeningError::Version { major: 1234, minor: 5679 }.into());
+                Opening::SslRequest => return Err(OpeningError::Version { major: 1234, minor: 5679 }.into()),
+                Opening::GssEncRequest => {
+                    return Err(OpeningError::Version { major: 1234, minor: 5680 }.into());
                 }
                 Opening::Cancel { process_id, secret_key } => {
                     return Ok(Arrival::Cancel { process_id, secret_key });
@@ -97,6 +102,12 @@ impl Doorway {
                 Opening::Startup(startup) => return Ok(Arrival::Session(startup)),
             }
         }
+    }
+
+    /// Nobody who asks for encryption says more before the answer.
+    async fn decline(&mut self, encryption: &'static str) -> Result<(), ArrivalError> {
+        self.stream.write_all(b"N").await?;
+        if self.inbox.is_empty() { Ok(()) } else { Err(ArrivalError::Early(encryption)) }
     }
 
     /// A startup packet without its length.

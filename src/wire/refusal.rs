@@ -39,9 +39,19 @@ impl Refusal {
 
     /// Adds a hint: what the reader can do.
     #[must_use]
-    pub fn hint(mut self, hint: &str) -> Self {
+    pub fn hint(self, hint: &str) -> Self {
+        self.with(b'H', hint)
+    }
+
+    /// Adds a detail: what the message leaves out.
+    #[must_use]
+    pub fn detail(self, detail: &str) -> Self {
+        self.with(b'D', detail)
+    }
+
+    fn with(mut self, field: u8, value: &str) -> Self {
         self.body.pop();
-        push_field(&mut self.body, b'H', hint);
+        push_field(&mut self.body, field, value);
         self.body.push(0);
         self
     }

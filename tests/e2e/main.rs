@@ -43,3 +43,4 @@ mod startup;
 mod statements;
 mod tokio_postgres_driver;
 mod transactions;
+mod upheaval;

@@ -240,3 +240,63 @@ fn every_server_connection_is_verified_tls() {
     drop(clients);
     stagedoor.finish();
 }
+
+#[test]
+fn first_packets_that_are_malformed_or_out_of_turn_are_answered_as_by_postgresql() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "");
+    let (ssl, gss) = (frames::request(frames::SSL_REQUEST), frames::request(frames::GSSENC_REQUEST));
+    let startup = |parameters: &[(&str, &str)]| frames::startup(frames::VERSION_3_0, parameters);
+    let unended = [&3_u32.to_be_bytes()[2..], b"\0\0user\0stage\0unended"].concat();
+    let unended = frames::untagged(&unended);
+    let mut too_long = startup(&[("user", USER), ("padding", &"x".repeat(10_000))]);
+    too_long.truncate(10_001);
+    // All packets but the last are answered with a byte.
+    let cases = [
+        vec![ssl.clone(), ssl.clone()],
+        vec![gss.clone(), gss.clone()],
+        vec![ssl.clone(), gss.clone(), ssl.clone()],
+        vec![ssl.clone(), gss.clone(), startup(&[("database", "postgres")])],
+        vec![gss.clone(), frames::untagged(&[0, 3, 0])],
+        vec![unended],
+        vec![too_long],
+        vec![frames::untagged(&[0, 3])],
+        vec![startup(&[("user", ""), ("database", "postgres")])],
+    ];
+    for packets in cases {
+        let [direct, through] = [cluster.direct("postgres"), stagedoor.target("postgres")].map(|target| {
+            let mut client = target.open().expect("a connection");
+            for packet in &packets[..packets.len() - 1] {
+                client.send(packet);
+                assert_eq!(client.byte(), Some(b'N'));
+            }
+            client.try_send(&packets[packets.len() - 1]);
+            client.finish();
+            client.last_words();
+            // The newest version that is spoken may be newer than the server's.
+            let words = client.transcript.into_iter();
+            words.map(|text| text.split(": server").next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+        });
+        assert_eq!(through, direct, "left is through stagedoor: {packets:?}");
+    }
+    // Nothing is said before the answer.
+    for request in [ssl, gss] {
+        let [direct, through] = [cluster.direct("postgres"), stagedoor.target("postgres")].map(|target| {
+            let mut client = target.open().expect("a connection");
+            client.send(&[request.clone(), target.startup(frames::VERSION_3_0)].concat());
+            assert_eq!(client.byte(), Some(b'N'));
+            client.last_words();
+            client.transcript
+        });
+        assert_eq!(through, direct, "left is through stagedoor");
+    }
+    // An option of the protocol that nobody knows is told in the same bytes.
+    let [direct, through] = [cluster.direct("postgres"), stagedoor.target("postgres")].map(|target| {
+        let mut client = target.open().expect("a connection");
+        client.send(&target.with("_pq_.nonsense", "1").startup(frames::VERSION_3_0));
+        client.log_in().expect("a login");
+        client.negotiated
+    });
+    assert_eq!(through, direct);
+    stagedoor.finish();
+}
