@@ -24,6 +24,7 @@ use stagedoor::session::state::release;
 use stagedoor::session::verdict::FromClient;
 use stagedoor::session::verdict::FromServer;
 use stagedoor::session::verdict::Release;
+use stagedoor::sql::signal::Meant;
 use stagedoor::wire::frame::Frame;
 use stagedoor::wire::frame::HEADER_BYTES;
 use stagedoor::wire::message::frame;
@@ -136,7 +137,7 @@ impl Pair {
     fn ask(&mut self, tag: u8, body: &[u8], missing: usize) -> (FromClient, Vec<u8>) {
         let mut out = Vec::new();
         let received = received(tag, body, missing);
-        let mut translate = |pid: i64| (pid >= 1 << 30).then_some(77);
+        let mut translate = |pid: i64| if pid >= 1 << 30 { Meant::Backend(77) } else { Meant::Itself };
         let verdict = from_client(&mut self.client, &mut self.server, received, &mut translate, &mut out);
         (verdict, out)
     }

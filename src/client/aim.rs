@@ -1,5 +1,7 @@
 //! What a cancel of a client would hit just now, and what keeps it from hitting anybody else: while one is under
-//! way to a server, that server stays with its client.
+//! way to a server, that server stays with its client. So it does while somebody calls `pg_cancel_backend` or
+//! `pg_terminate_backend` with the client's process id; one that rests is given a server for that, so that
+//! PostgreSQL itself decides who may signal whom, and when.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -7,12 +9,20 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio::time::timeout_at;
 
 use crate::server::cancel::cancel;
 use crate::server::connect::ConnectError;
 use crate::server::connection::CancelAddress;
+
+/// How long a call and the client that it means wait for each other. Then the one finds no such backend, or the
+/// other goes on without its server.
+pub const CALL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a client is, as those see it who want to cancel what it does.
 #[derive(Debug, Default)]
@@ -22,6 +32,8 @@ pub struct Aim {
     changed: Notify,
     /// Somebody cancelled while the client was waiting for a server.
     pub cancelled: Notify,
+    /// Somebody calls for the client while it rests.
+    pub summoned: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +43,18 @@ struct State {
     cancelled: bool,
     /// Cancels under way to the present server.
     under_way: usize,
+    /// Shared with every [`Call`] that means the client.
+    calls: Arc<()>,
+    /// There has been a call since the present server was taken.
+    called: bool,
+    /// Who waits for the client to have a server.
+    callers: Vec<Waker>,
+}
+
+impl State {
+    fn is_called(&self) -> bool {
+        Arc::strong_count(&self.calls) > 1
+    }
 }
 
 #[derive(Debug, Default)]
@@ -90,8 +114,11 @@ impl Aim {
             state.target = Target::Resting;
             return Err(Cancelled);
         }
+        state.called = state.is_called();
+        drop(state);
         let (asked, served) = (AtomicU64::default(), tokio::sync::Mutex::default());
-        state.target = Target::Leased(Arc::new(Mark { address: address.clone(), asked, served }));
+        let mark = Arc::new(Mark { address: address.clone(), asked, served });
+        self.turn(|_| Target::Leased(mark));
         Ok(())
     }
 
@@ -108,15 +135,39 @@ impl Aim {
         self.turn(|target| if let Target::Asking(mark) = target { Target::Leased(mark) } else { target });
     }
 
-    /// The client holds nothing. Waits until no cancel is under way to the server that it held.
-    pub async fn rest(&self) {
+    /// The client has got no server.
+    pub fn give_up(&self) {
+        self.turn(|_| Target::Resting);
+    }
+
+    /// The client needs its server no more. Waits until nobody aims at it.
+    pub async fn rest(&self) -> Rest {
+        let deadline = Instant::now() + CALL_PATIENCE;
+        let mut rest = Rest::Overdue;
+        while Instant::now() < deadline {
+            let changed = self.changed.notified();
+            {
+                let mut state = self.state();
+                if !state.is_called() {
+                    rest = if std::mem::take(&mut state.called) { Rest::Called } else { Rest::Quiet };
+                    break;
+                }
+            }
+            // What ends it is asked at the top.
+            let _ = timeout_at(deadline, changed).await;
+        }
+        if rest == Rest::Overdue {
+            self.state().calls = Arc::default();
+        }
         self.turn(|_| Target::Resting);
         self.settle().await;
+        rest
     }
 
     fn turn(&self, to: impl FnOnce(Target) -> Target) {
         let mut state = self.state();
         state.target = to(std::mem::take(&mut state.target));
+        state.callers.drain(..).for_each(Waker::wake);
         self.changed.notify_waiters();
     }
 
@@ -143,7 +194,7 @@ impl Aim {
     }
 
     /// As [`Self::take`]; `None` while we ask its server something.
-    pub fn try_take(self: &Arc<Self>) -> Option<Aimed> {
+    fn try_take(self: &Arc<Self>) -> Option<Aimed> {
         let mut state = self.state();
         let mark = match &state.target {
             Target::Leased(mark) => mark.clone(),
@@ -157,6 +208,73 @@ impl Aim {
         };
         state.under_way += 1;
         Some(Aimed::Server(Hold { aim: self.clone(), mark }))
+    }
+}
+
+/// How a client came to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    Quiet,
+    /// Somebody called for it. A signal may be on its way, and is before whatever the server is sent next.
+    Called,
+    /// Somebody still does: the server must serve nobody else.
+    Overdue,
+}
+
+/// Somebody's call of `pg_cancel_backend` or `pg_terminate_backend` that means a client. While it lives, the
+/// client stays on its server.
+#[derive(Debug)]
+pub struct Call {
+    aim: Arc<Aim>,
+    shared: Option<Arc<()>>,
+}
+
+impl Aim {
+    #[must_use]
+    pub fn call(self: &Arc<Self>) -> Call {
+        let mut state = self.state();
+        state.called = true;
+        Call { aim: self.clone(), shared: Some(state.calls.clone()) }
+    }
+
+    #[must_use]
+    pub fn is_called(&self) -> bool {
+        self.state().is_called()
+    }
+
+    /// Whether anybody has called for the client since it took its server.
+    #[must_use]
+    pub fn was_called(&self) -> bool {
+        self.state().called
+    }
+}
+
+impl Call {
+    #[must_use]
+    pub fn means(&self, aim: &Arc<Aim>) -> bool {
+        Arc::ptr_eq(&self.aim, aim)
+    }
+
+    /// The process id of the client's server; `None` where it has none yet. Then `waker` is told of changes, and a
+    /// client that rests is asked to take one.
+    #[must_use]
+    pub fn server(&self, waker: &Waker) -> Option<i32> {
+        let mut state = self.aim.state();
+        match &state.target {
+            Target::Leased(mark) => return Some(mark.address.process_id),
+            Target::Resting => self.aim.summoned.notify_one(),
+            Target::Waiting | Target::Asking(_) => {}
+        }
+        state.callers.retain(|known| !known.will_wake(waker));
+        state.callers.push(waker.clone());
+        None
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.shared = None;
+        self.aim.changed.notify_waiters();
     }
 }
 

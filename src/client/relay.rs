@@ -5,14 +5,15 @@ use std::io;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
+use std::task::Waker;
 
 use tokio::time::Instant;
 use tokio::time::Sleep;
 use tokio::time::sleep;
 use tokio_util::sync::WaitForCancellationFuture;
 
-use crate::client::aim::Aimed;
-use crate::client::aim::Hold;
+use crate::client::aim::CALL_PATIENCE;
+use crate::client::aim::Call;
 use crate::client::registry::Registry;
 use crate::metrics::pool::Origin;
 use crate::metrics::pool::PoolMetrics;
@@ -30,11 +31,13 @@ use crate::session::transaction::Transaction;
 use crate::session::verdict::FromClient;
 use crate::session::verdict::FromServer;
 use crate::session::verdict::Release;
+use crate::sql::signal::Meant;
 use crate::sql::signal::is_virtual;
 use crate::wire::backend::tag;
 use crate::wire::flow::Flow;
 use crate::wire::frame::Frame;
 use crate::wire::frame::HEADER_BYTES;
+use crate::wire::frontend;
 use crate::wire::frontend::Nonsense;
 use crate::wire::frontend::nonsense;
 use crate::wire::message::TERMINATE;
@@ -43,9 +46,6 @@ use crate::wire::message::parameter_status;
 use crate::wire::refusal::field;
 use crate::wire::scanner::Scanner;
 use crate::wire::scanner::Step;
-
-/// A process id that no backend has: what a virtual one means whose client holds no server.
-const NO_BACKEND: i64 = i32::MAX as i64;
 
 /// How a lease came to its end, or to a question.
 #[derive(Debug)]
@@ -109,8 +109,8 @@ pub struct Relay<'a> {
     farewell: bool,
     busy_since: Option<Instant>,
     began: Option<Instant>,
-    /// Clients that this one's `pg_cancel_backend` means: they stay where they are until it is done.
-    holds: Vec<Hold>,
+    /// What this client's `pg_cancel_backend` means: those clients stay where they are until it is done.
+    calls: Calls,
     /// The next frame of the client hangs on what the server says.
     client_waits: bool,
     /// The client was told of a setting that was changed by somebody else.
@@ -141,7 +141,7 @@ impl<'a> Relay<'a> {
             farewell: false,
             busy_since: None,
             began: None,
-            holds: Vec::new(),
+            calls: Calls::default(),
             client_waits: false,
             has_news: false,
         }
@@ -173,6 +173,10 @@ impl<'a> Relay<'a> {
                 }
             }
         }
+        if self.calls.are_overdue(cx) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if self.is_overdue(cx) {
             return Poll::Ready(Outcome::Overdue);
         }
@@ -185,7 +189,7 @@ impl<'a> Relay<'a> {
 
     /// Moves what can be moved, once in each direction. Tells whether anything was.
     fn step(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
-        let mut moved = self.digest_client()?;
+        let mut moved = self.digest_client(cx.waker())?;
         moved |= self.pass_on();
         moved |= self.write_server(cx)?;
         moved |= self.read_server(cx)?;
@@ -208,6 +212,9 @@ impl<'a> Relay<'a> {
             return done.then_some(Outcome::ClientLeft(left));
         }
         if !self.is_settled() || wires.to_client.pending() > 0 {
+            return None;
+        }
+        if self.calls.patience.is_some() {
             return None;
         }
         match release(self.state, &self.server.state) {
@@ -337,7 +344,7 @@ impl<'a> Relay<'a> {
         Ok(moved > 0)
     }
 
-    fn digest_client(&mut self) -> Result<bool, Outcome> {
+    fn digest_client(&mut self, waker: &Waker) -> Result<bool, Outcome> {
         let mut moved = false;
         self.server.look_at_schema();
         while self.left.is_none() && !self.server.state.pipeline.is_full() {
@@ -356,7 +363,7 @@ impl<'a> Relay<'a> {
                 }
                 Ok(Step::Pass(count)) => flow.approve(count),
                 Ok(Step::Inspect { tag, total, whole }) => {
-                    self.decide_client(tag, total, whole)?;
+                    self.decide_client((tag, total, whole), waker)?;
                     if self.client_waits {
                         break;
                     }
@@ -368,14 +375,18 @@ impl<'a> Relay<'a> {
         Ok(moved)
     }
 
-    fn decide_client(&mut self, tag: u8, total: usize, whole: bool) -> Result<(), Outcome> {
+    fn decide_client(
+        &mut self,
+        (tag, total, whole): (u8, usize, bool),
+        waker: &Waker,
+    ) -> Result<(), Outcome> {
         let Wires { to_server: flow, client_scanner, aside, .. } = &mut *self.wires;
         let length = total.min(flow.unscanned().len());
         let body = flow.unscanned().get(HEADER_BYTES..length).unwrap_or_default();
         let received = Received { frame: Frame { tag, body }, whole, total };
         let was_busy = self.server.state.pipeline.is_busy();
-        let (registry, holds) = (self.registry, &mut self.holds);
-        let mut translate = |pid| translate(registry, holds, pid);
+        let (registry, calls) = (self.registry, &mut self.calls);
+        let mut translate = |pid| calls.meant(registry, pid, waker);
         let verdict = from_client(self.state, &mut self.server.state, received, &mut translate, aside);
         self.client_waits = verdict == FromClient::Wait;
         if self.client_waits {
@@ -385,6 +396,7 @@ impl<'a> Relay<'a> {
             }
             return Ok(());
         }
+        self.calls.decided(tag);
         if verdict == FromClient::Elsewhere {
             return Err(Outcome::Return);
         }
@@ -488,7 +500,7 @@ impl<'a> Relay<'a> {
 
     /// A statement is done.
     fn ready(&mut self) {
-        self.holds.clear();
+        self.calls.done(self.server.state.transaction);
         self.server.share_schema();
         let now = Instant::now();
         let since = if self.server.state.pipeline.is_busy() {
@@ -523,19 +535,57 @@ pub fn translated(body: &[u8], holders: &Holders) -> Vec<u8> {
     frame(tag::NOTIFICATION, &body)
 }
 
-/// The process id that a virtual one stands for just now. Its client is kept where it is meanwhile.
-fn translate(registry: &Registry, holds: &mut Vec<Hold>, pid: i64) -> Option<i64> {
-    if !is_virtual(pid) {
-        return None;
-    }
-    let slot = registry.get(i32::try_from(pid).ok()?)?;
-    match slot.aim.try_take() {
-        Some(Aimed::Server(hold)) => {
-            let server = hold.process_id();
-            holds.push(hold);
-            Some(i64::from(server))
+/// The clients that a client means with its `pg_cancel_backend` and `pg_terminate_backend`.
+#[derive(Default)]
+struct Calls {
+    present: Vec<Call>,
+    /// A Bind named some: its portal may run as long as the transaction is open.
+    bound: bool,
+    /// How long one of them may still take to have a server.
+    patience: Option<Pin<Box<Sleep>>>,
+    impatient: bool,
+}
+
+impl Calls {
+    /// Whom a process id means just now. That client stays where it is meanwhile.
+    fn meant(&mut self, registry: &Registry, pid: i64, waker: &Waker) -> Meant {
+        let slot = is_virtual(pid).then(|| registry.get(i32::try_from(pid).ok()?)).flatten();
+        let Some(aim) = slot.map(|slot| slot.aim.clone()) else { return Meant::Itself };
+        if !self.present.iter().any(|call| call.means(&aim)) {
+            self.present.push(aim.call());
         }
-        Some(Aimed::Resting | Aimed::Waiting) | None => Some(NO_BACKEND),
+        let call = self.present.iter().find(|call| call.means(&aim));
+        match call.and_then(|call| call.server(waker)) {
+            Some(server) => Meant::Backend(i64::from(server)),
+            None if self.impatient => Meant::Itself,
+            None => {
+                self.patience.get_or_insert_with(|| Box::pin(sleep(CALL_PATIENCE)));
+                Meant::Soon
+            }
+        }
+    }
+
+    /// Whether the patience with those that have no server has just ended.
+    fn are_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        let over = !self.impatient
+            && self.patience.as_mut().is_some_and(|patience| patience.as_mut().poll(cx).is_ready());
+        self.impatient |= over;
+        over
+    }
+
+    /// A frame that may have named some goes on.
+    fn decided(&mut self, tag: u8) {
+        self.bound |= tag == frontend::tag::BIND && !self.present.is_empty();
+        self.patience = None;
+        self.impatient = false;
+    }
+
+    /// A statement is done.
+    fn done(&mut self, transaction: Transaction) {
+        if transaction == Transaction::Idle || !self.bound {
+            self.present.clear();
+            self.bound = false;
+        }
     }
 }
 

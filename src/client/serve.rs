@@ -12,6 +12,8 @@ use tokio_util::sync::WaitForCancellationFuture;
 use tracing::info;
 use tracing::warn;
 
+use crate::client::aim::CALL_PATIENCE;
+use crate::client::aim::Rest;
 use crate::client::registry::Registered;
 use crate::client::registry::Registry;
 use crate::client::relay::Left;
@@ -114,11 +116,12 @@ impl Client {
         let metrics = self.metrics.clone();
         let end = loop {
             let resting = Present::new(&metrics, Activity::Idle);
-            if let Err(end) = self.rest(goodbye.as_mut()).await {
-                break end;
-            }
+            let woken = match self.rest(goodbye.as_mut()).await {
+                Ok(woken) => woken,
+                Err(end) => break end,
+            };
             drop(resting);
-            if let Err(end) = self.lease(goodbye.as_mut()).await {
+            if let Err(end) = self.lease(woken, goodbye.as_mut()).await {
                 break end;
             }
         };
@@ -127,19 +130,26 @@ impl Client {
     }
 
     /// Waits, without a server and without buffers, until one is needed.
-    async fn rest(&mut self, mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Result<(), End> {
+    async fn rest(&mut self, mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Result<Woken, End> {
         loop {
             let needs_server = self.needs_server()?;
             // What it is owed it gets before it waits for anything.
             if needs_server && self.wires.to_client.pending() == 0 {
-                return Ok(());
+                return Ok(Woken::Spoken);
             }
             self.wires.to_server.release();
             self.wires.to_client.release();
-            let Self { stream, wires, .. } = self;
+            let Self { stream, wires, registered, .. } = self;
+            let aim = &registered.slot.aim;
             tokio::select! {
                 biased;
                 moved = exchange_at_rest(stream, wires, !needs_server) => moved?,
+                () = aim.summoned.notified() => {
+                    // A summons may be an old one.
+                    if aim.is_called() {
+                        return Ok(Woken::Called);
+                    }
+                }
                 () = goodbye.as_mut() => return Err(End::Shutdown),
             }
         }
@@ -176,34 +186,73 @@ impl Client {
     }
 
     /// From checkout to release.
-    async fn lease(&mut self, goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Result<(), End> {
-        let lease = match self.acquire().await {
-            Ok(lease) => lease,
-            Err(refusal) => {
-                self.registered.slot.aim.rest().await;
-                return self.refuse_statement(refusal);
-            }
+    async fn lease(
+        &mut self,
+        woken: Woken,
+        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> Result<(), End> {
+        let lease = match woken {
+            Woken::Spoken => match self.acquire().await {
+                Ok(lease) => lease,
+                Err(refusal) => {
+                    self.registered.slot.aim.give_up();
+                    return self.refuse_statement(refusal);
+                }
+            },
+            Woken::Called => match self.come().await {
+                Some(lease) => lease,
+                None => return Ok(()),
+            },
         };
         lease.server.holders.hold(lease.server.address.process_id, self.registered.slot.process_id);
         let (lease, end) = self.hold(lease, goodbye).await;
-        // A cancel that is under way to this server must not hit whoever gets it next.
-        self.registered.slot.aim.rest().await;
-        match end {
-            Held::Returned => lease.release(),
-            Held::Left(end) => {
-                self.part(lease).await;
+        // Whatever is under way to this server must not hit whoever gets it next.
+        let rest = self.registered.slot.aim.rest().await;
+        self.end_lease(lease, end, rest).await
+    }
+
+    async fn end_lease(&mut self, mut lease: Lease, held: Held, rest: Rest) -> Result<(), End> {
+        match held {
+            Held::Lost(end) => {
+                lease.discard("server_lost");
                 return Err(end);
             }
             Held::Ended(end) => {
                 self.close(lease, &Unclean::Waiting);
                 return Err(end);
             }
-            Held::Lost(end) => {
-                lease.discard("server_lost");
+            Held::Returned if rest == Rest::Overdue => lease.discard("unclean"),
+            Held::Left(end) if rest == Rest::Overdue => {
+                lease.discard("unclean");
+                return Err(end);
+            }
+            Held::Returned => {
+                // A server that was terminated does not live to answer this.
+                if rest == Rest::Called && lease.server.exchange(b"", &mut Vec::new()).await.is_err() {
+                    lease.discard("server_lost");
+                    return Err(End::Refused(shutdown()));
+                }
+                lease.release();
+            }
+            Held::Left(end) => {
+                self.part(lease).await;
                 return Err(end);
             }
         }
         Ok(())
+    }
+
+    /// A server for a client that has said nothing, because somebody else means it: only PostgreSQL can say who
+    /// may signal whom. `None` where none is to be had soon.
+    async fn come(&self) -> Option<Lease> {
+        let lease =
+            self.pool.checkout(&self.state, CALL_PATIENCE.min(self.policy.acquire_timeout)).await.ok()?;
+        let lease = speak_as(&self.state, lease, &self.metrics).await.ok()?;
+        if self.registered.slot.aim.lease(&lease.server.address).is_err() {
+            lease.release();
+            return None;
+        }
+        Some(lease)
     }
 
     /// A server that speaks as this client, and that cancels of what the client does find.
@@ -285,6 +334,8 @@ impl Client {
                         continue;
                     }
                     Ok(Release::Keep | Release::Probe) => continue,
+                    // Somebody's pg_terminate_backend, most likely.
+                    Err(_) if self.registered.slot.aim.was_called() => Held::Lost(End::Refused(shutdown())),
                     Err(error) => Held::Lost(End::ServerLost(error.to_string())),
                 },
                 Outcome::ClientLeft(Left::Politely) => Held::Left(End::Goodbye),
@@ -320,7 +371,12 @@ impl Client {
         self.metrics.probes_total.inc();
         let mut aside = Vec::new();
         let question = question(&self.state, &lease.server.state);
-        let answer = match lease.server.probe(&question, &mut aside).await {
+        let mut answer = lease.server.probe(&question, &mut aside).await;
+        if matches!(&answer, Err(ExchangeError::Refused(refusal)) if refusal.sqlstate() == "57014") {
+            // Somebody's pg_cancel_backend came too late for what it meant.
+            answer = lease.server.probe(&question, &mut aside).await;
+        }
+        let answer = match answer {
             Ok(answer) => Some(answer),
             Err(ExchangeError::Refused(_)) => None,
             Err(error) => return Err(error),
@@ -409,6 +465,15 @@ impl Client {
         // A client that does not read them in time goes without.
         let _ = timeout(LAST_WORDS, words).await;
     }
+}
+
+/// Why a client rests no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// It has said something that needs a server.
+    Spoken,
+    /// Somebody else means it with `pg_cancel_backend` or `pg_terminate_backend`.
+    Called,
 }
 
 /// How a lease ended.

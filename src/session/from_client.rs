@@ -14,7 +14,10 @@ use crate::sql::effect::Effect;
 use crate::sql::effect::custom_settings;
 use crate::sql::effect::effect;
 use crate::sql::mention::mentions;
+use crate::sql::signal::Meant;
+use crate::sql::signal::is_signal_function;
 use crate::sql::signal::rewrite_pids;
+use crate::sql::signal::translated;
 use crate::wire::frame::Frame;
 use crate::wire::frame::HEADER_BYTES;
 use crate::wire::frontend;
@@ -26,8 +29,8 @@ use crate::wire::scanner::all_but;
 /// Copy data passes unread.
 pub static INTEREST: Interest = all_but(b"");
 
-/// Finds the real process id behind a virtual one, for `pg_cancel_backend`.
-pub type Translate<'a> = &'a mut dyn FnMut(i64) -> Option<i64>;
+/// Says whom a process id means, for `pg_cancel_backend`.
+pub type Translate<'a> = &'a mut dyn FnMut(i64) -> Meant;
 
 /// A frame as a peer sent it; `whole` unless it is too long, then the body is its head.
 #[derive(Clone, Copy, Debug)]
@@ -85,11 +88,7 @@ pub fn from_client(
             server.pipeline.flush();
             FromClient::Forward
         }
-        tag::FUNCTION_CALL => {
-            server.touched = true;
-            server.disturb();
-            forward(server, Request::Query { drops: false })
-        }
+        tag::FUNCTION_CALL => call(server, received, translate, out),
         tag::COPY_DATA => copy(server),
         tag::COPY_DONE | tag::COPY_FAIL => {
             let verdict = copy(server);
@@ -110,6 +109,26 @@ fn copy(server: &ServerState) -> FromClient {
     if server.pipeline.reads_copy_data() { FromClient::Forward } else { FromClient::Swallow }
 }
 
+fn call(
+    server: &mut ServerState,
+    received: Received<'_>,
+    translate: Translate<'_>,
+    out: &mut Vec<u8>,
+) -> FromClient {
+    let body = received.frame.body;
+    let signals = received.whole && frontend::function(body).is_some_and(is_signal_function);
+    let rewrite = |pids: &mut dyn FnMut(i64) -> Option<i64>| frontend::rewrite_function_call(body, pids);
+    let Ok(rewritten) = (if signals { translated(translate, rewrite) } else { Ok(None) }) else {
+        return FromClient::Wait;
+    };
+    server.touched = true;
+    server.disturb();
+    let verdict = forward(server, Request::Query { drops: false });
+    let Some(body) = rewritten else { return verdict };
+    push_frame(out, tag::FUNCTION_CALL, &[&body]);
+    FromClient::Replace
+}
+
 fn query(
     client: &mut ClientState,
     server: &mut ServerState,
@@ -127,6 +146,13 @@ fn query(
     if speaks && statements::hangs_on_names(client, server) {
         return wait(server, out);
     }
+    let dialect = server.reported.dialect();
+    let signals = effect.has(Effect::SIGNALS) && received.whole;
+    let rewrite = |pids: &mut dyn FnMut(i64) -> Option<i64>| rewrite_pids(text, dialect, pids);
+    let Ok(rewritten) = (if signals { translated(translate, rewrite) } else { Ok(None) }) else {
+        return FromClient::Wait;
+    };
+    let text = rewritten.as_deref().unwrap_or(text);
     let is_synced = server.pipeline.is_synced();
     let spoken = if speaks { statements::speak(client, server, text, out) } else { None };
     if is_synced && !out.is_empty() {
@@ -142,10 +168,7 @@ fn query(
     }
     let drops = listens && client.unnamed.drop_statement(server.pipeline.segment());
     server.pipeline.push(Request::Query { drops }, Delivery::Forward);
-    let signals = effect.has(Effect::SIGNALS) && received.whole;
-    let said = spoken.as_deref().unwrap_or(text);
-    let said = signals.then(|| rewrite_pids(said, server.reported.dialect(), translate)).flatten().or(spoken);
-    match said {
+    match spoken.or(rewritten) {
         Some(said) => {
             push_frame(out, tag::QUERY, &[&said, b"\0"]);
             FromClient::Replace

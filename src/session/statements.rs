@@ -29,6 +29,11 @@ use crate::session::verdict::FromClient;
 use crate::sql::effect::Effect;
 use crate::sql::names::Mention;
 use crate::sql::names::rewrite_names;
+use crate::sql::signal::Meant;
+use crate::sql::signal::NotYet;
+use crate::sql::signal::is_virtual;
+use crate::sql::signal::rewrite_pids;
+use crate::sql::signal::translated;
 use crate::wire::frame::HEADER_BYTES;
 use crate::wire::frontend;
 use crate::wire::frontend::Target;
@@ -198,6 +203,14 @@ pub(super) fn bind(
     if is_deaf(server) {
         return forward(server, Request::Bind { id: 0, name: 0 });
     }
+    let signals = received.whole && signals(client, name);
+    let rewrite = |pids: &mut dyn FnMut(i64) -> Option<i64>| frontend::rewrite_bind(body, pids);
+    let Ok(rewritten) = (if signals { translated(translate, rewrite) } else { Ok(None) }) else {
+        return FromClient::Wait;
+    };
+    let Ok(text) = (if signals { unnamed_in_pids(client, server, name, translate) } else { Ok(None) }) else {
+        return FromClient::Wait;
+    };
     let (id, new_name, effect) = match find(client, server, name, out) {
         Statement::Unsure => return wait(server, out),
         Statement::AsNamed(effect) => (0, None, effect),
@@ -211,8 +224,9 @@ pub(super) fn bind(
     if effect.has(Effect::FORGETS) {
         client.names.forgetting();
     }
-    let signals = effect.has(Effect::SIGNALS) || client.signal_statements.contains(name);
-    let rewritten = (signals && received.whole).then(|| frontend::rewrite_bind(body, translate)).flatten();
+    if let Some(text) = text {
+        push_unnamed(client, server, &text, out);
+    }
     let number = client.names.number(name);
     server.pipeline.push(Request::Bind { id, name: number }, Delivery::Forward);
     let names = portal.len() + name.len() + 2;
@@ -227,6 +241,44 @@ pub(super) fn bind(
         out.extend_from_slice(part);
     }
     FromClient::ReplaceHead(HEADER_BYTES + names)
+}
+
+/// Whether a statement that is bound may name process ids of ours. What hangs on an earlier batch is asked again.
+fn signals(client: &ClientState, name: &[u8]) -> bool {
+    let effect = if name.is_empty() {
+        client.unnamed.bound().map(|statement| statement.effect)
+    } else {
+        client.names.get(name).map(|text| text.effect)
+    };
+    effect.is_some_and(|effect| effect.has(Effect::SIGNALS)) || client.signal_statements.contains(name)
+}
+
+/// The text of the client's unnamed statement as it must be read now, where it names process ids of ours: they mean
+/// other servers than they did when it was parsed.
+fn unnamed_in_pids(
+    client: &ClientState,
+    server: &ServerState,
+    name: &[u8],
+    translate: Translate<'_>,
+) -> Result<Option<Vec<u8>>, NotYet> {
+    let statement = client.unnamed.bound().filter(|_| name.is_empty());
+    let body = statement.and_then(|statement| statement.body.as_deref()).unwrap_or_default();
+    let (_, text) = frontend::parse(body).unwrap_or_default();
+    // One whose client is gone by now is written out as well: the server may hold the text with its old meaning.
+    let mut translate = |pid| match translate(pid) {
+        Meant::Itself if is_virtual(pid) => Meant::Backend(pid),
+        meant @ (Meant::Itself | Meant::Backend(_) | Meant::Soon) => meant,
+    };
+    translated(&mut translate, |pids| rewrite_pids(text, server.reported.dialect(), pids))
+}
+
+/// Parses the client's unnamed statement again, with this text.
+fn push_unnamed(client: &ClientState, server: &mut ServerState, text: &[u8], out: &mut Vec<u8>) {
+    let body = client.unnamed.bound().and_then(|statement| statement.body.as_deref()).unwrap_or_default();
+    let (_, old) = frontend::parse(body).unwrap_or_default();
+    push_frame(out, tag::PARSE, &[b"\0", text, body.get(1 + old.len()..).unwrap_or_default()]);
+    server.pipeline.push(Request::Parse(Of::Ours(0)), Delivery::Swallow);
+    server.unnamed = Lies::Unknown;
 }
 
 pub(super) fn describe(

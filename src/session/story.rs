@@ -17,6 +17,7 @@ use crate::session::state::release;
 use crate::session::verdict::FromClient;
 use crate::session::verdict::FromServer;
 use crate::session::verdict::Release;
+use crate::sql::signal::Meant;
 use crate::wire::frame::Frame;
 
 /// A client and a server, fresh.
@@ -83,7 +84,8 @@ impl Pair {
         let total = body.len() + 5;
         let received = Received { frame: Frame { tag, body: &body }, whole: true, total };
         let mut out = Vec::new();
-        let verdict = from_client(&mut self.client, &mut self.server, received, &mut |_| Some(7), &mut out);
+        let verdict =
+            from_client(&mut self.client, &mut self.server, received, &mut |_| Meant::Backend(7), &mut out);
         let original = crate::wire::message::frame(tag, &body);
         match verdict {
             FromClient::Forward => assert!(out.is_empty()),
@@ -242,6 +244,13 @@ fn a_simple_query_drops_the_unnamed_statement() {
 fn a_virtual_pid_in_a_signal_is_translated() {
     let mut pair = Pair::new("");
     assert_eq!(pair.say("Q select pg_cancel_backend(1073741825)|"), "Q select pg_cancel_backend(7)|");
+    pair.hear("Z I");
+    assert_eq!(pair.say("P |select pg_cancel_backend(1073741825)||"), "forward");
+    assert_eq!(
+        pair.say("B ||"),
+        "P |select pg_cancel_backend(7)|| + B ||",
+        "whom it means is asked at each Bind"
+    );
 }
 
 #[test]

@@ -19,9 +19,49 @@ pub fn is_virtual(pid: i64) -> bool {
     pid >= VIRTUAL_PID_MIN
 }
 
+/// Whether the function with this number is `pg_cancel_backend` or `pg_terminate_backend` (pg_proc.dat).
+pub const fn is_signal_function(oid: u32) -> bool {
+    matches!(oid, 2171 | 2096)
+}
+
+/// Whom a process id means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meant {
+    /// It is none of ours, or that of a client that is gone: PostgreSQL knows best.
+    Itself,
+    Backend(i64),
+    /// A client that will have a server in a moment.
+    Soon,
+}
+
+/// Somebody who is meant has no server yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotYet;
+
+/// Has `rewrite` replace process ids by what `translate` says that they mean.
+///
+/// # Errors
+/// Where not all can be replaced yet.
+pub fn translated<R>(
+    translate: &mut dyn FnMut(i64) -> Meant,
+    rewrite: impl FnOnce(&mut dyn FnMut(i64) -> Option<i64>) -> Option<R>,
+) -> Result<Option<R>, NotYet> {
+    let mut waits = false;
+    let rewritten = rewrite(&mut |pid| match translate(pid) {
+        Meant::Itself => None,
+        Meant::Backend(real) => Some(real),
+        Meant::Soon => {
+            waits = true;
+            None
+        }
+    });
+    if waits { Err(NotYet) } else { Ok(rewritten) }
+}
+
 /// `text` (to its first NUL or its end) with the first argument of `pg_cancel_backend` and
 /// `pg_terminate_backend` replaced, where it is an integer constant for which `translate` gives another.
-/// `None` if nothing changes. Constants that are part of a larger expression stay as they are.
+/// `None` if nothing changes. Constants that are part of a larger expression stay as they are, and so does what
+/// is to run later, when the id may be another's: all from the first CREATE, ALTER, PREPARE or DECLARE on.
 pub fn rewrite_pids(
     text: &[u8],
     dialect: Dialect,
@@ -31,7 +71,12 @@ pub fn rewrite_pids(
     let text = lexer.text();
     let mut rewritten = Vec::new();
     let mut copied = 0;
+    let mut before = Token::Symbol(b';');
     while let Some(token) = lexer.next() {
+        if before == Token::Symbol(b';') && is_kept(token) {
+            break;
+        }
+        before = token;
         let Some(constant) = is_signal(token).then(|| argument(lexer)).flatten() else {
             continue;
         };
@@ -53,6 +98,12 @@ struct Constant {
     pid: i64,
     start: usize,
     end: usize,
+}
+
+/// Whether a statement that begins so keeps its text for later.
+fn is_kept(token: Token<'_>) -> bool {
+    let keeping: [&[u8]; 4] = [b"create", b"alter", b"prepare", b"declare"];
+    keeping.iter().any(|keyword| token.is_keyword(keyword))
 }
 
 fn is_signal(token: Token<'_>) -> bool {
@@ -153,6 +204,10 @@ mod tests {
                 "select pg_cancel_backend(5), pg_cancel_backend(1073741825)",
                 "select pg_cancel_backend(5), pg_cancel_backend(77)",
             ),
+            (
+                "select pg_cancel_backend(1073741825); prepare p as select pg_cancel_backend(1073741825)",
+                "select pg_cancel_backend(77); prepare p as select pg_cancel_backend(1073741825)",
+            ),
         ];
         for (text, expected) in rows {
             check(text, Some(expected));
@@ -175,6 +230,10 @@ mod tests {
             "-- pg_cancel_backend(1073741901)",
             "select pg_cancel_backend",
             "select pg_cancel_backends(1073741901)",
+            "prepare p as select pg_cancel_backend(1073741901)",
+            "create view v as select pg_cancel_backend(1073741901)",
+            "create function f() returns bool begin atomic; select pg_cancel_backend(1073741901); end",
+            "begin; declare c cursor for select pg_cancel_backend(1073741901)",
         ] {
             check(text, None);
         }

@@ -103,10 +103,31 @@ pub fn query(body: &[u8]) -> &[u8] {
 }
 
 /// Rewrites the parameter values of a Bind body of which `translate` gives another process id.
-/// Text and binary int4 and int8 values are understood; `None` where nothing changes.
+/// Text and binary int4 and int8 values and arrays of them are understood; `None` where nothing changes.
 #[must_use]
 pub fn rewrite_bind(body: &[u8], translate: &mut dyn FnMut(i64) -> Option<i64>) -> Option<Vec<u8>> {
     let (_, _, rest) = bind(body)?;
+    rewrite_values(body, rest, translate)
+}
+
+/// The number of the function that a FunctionCall calls.
+#[must_use]
+pub fn function(body: &[u8]) -> Option<u32> {
+    body.first_chunk::<4>().map(|oid| u32::from_be_bytes(*oid))
+}
+
+/// As [`rewrite_bind`], of the arguments of a FunctionCall.
+#[must_use]
+pub fn rewrite_function_call(body: &[u8], translate: &mut dyn FnMut(i64) -> Option<i64>) -> Option<Vec<u8>> {
+    rewrite_values(body, body.get(4..)?, translate)
+}
+
+/// `body` with the values in it rewritten; `rest` is its end from their formats on.
+fn rewrite_values(
+    body: &[u8],
+    rest: &[u8],
+    translate: &mut dyn FnMut(i64) -> Option<i64>,
+) -> Option<Vec<u8>> {
     let mut out = body.get(..body.len() - rest.len())?.to_vec();
     let (formats, rest) = formats(rest)?;
     out.extend_from_slice(formats);
@@ -137,16 +158,52 @@ fn translate_value(
     binary: bool,
     translate: &mut dyn FnMut(i64) -> Option<i64>,
 ) -> Option<Vec<u8>> {
-    if !binary {
-        let pid = std::str::from_utf8(value).ok()?.trim().parse().ok()?;
-        return translate(pid).map(|real| real.to_string().into_bytes());
+    if binary {
+        return translate_number(value, translate).or_else(|| translate_array(value, translate));
     }
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let Some(list) = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) else {
+        return translate(text.parse().ok()?).map(|real| real.to_string().into_bytes());
+    };
+    let mut changed = false;
+    let mut real = |part: &str| {
+        let real = part.trim_matches(['"', ' ']).parse().ok().and_then(&mut *translate);
+        changed |= real.is_some();
+        real.map_or_else(|| part.to_owned(), |real| real.to_string())
+    };
+    let list = list.split(',').map(&mut real).collect::<Vec<_>>().join(",");
+    changed.then(|| format!("{{{list}}}").into_bytes())
+}
+
+/// A binary int4 or int8.
+fn translate_number(value: &[u8], translate: &mut dyn FnMut(i64) -> Option<i64>) -> Option<Vec<u8>> {
     if let Ok(four) = <[u8; 4]>::try_from(value) {
         let real = translate(i64::from(i32::from_be_bytes(four)))?;
         return i32::try_from(real).ok().map(|real| real.to_be_bytes().to_vec());
     }
     let eight = <[u8; 8]>::try_from(value).ok()?;
     translate(i64::from_be_bytes(eight)).map(|real| real.to_be_bytes().to_vec())
+}
+
+/// A binary int4[] or int8[] (array_send): dimensions, whether there are NULLs, the type, then for each dimension its
+/// length and lower bound, then the elements.
+fn translate_array(value: &[u8], translate: &mut dyn FnMut(i64) -> Option<i64>) -> Option<Vec<u8>> {
+    const INTEGERS: [[u8; 4]; 2] = [23_u32.to_be_bytes(), 20_u32.to_be_bytes()];
+    let (dimensions, _) = value.split_first_chunk::<4>()?;
+    let dimensions = usize::try_from(u32::from_be_bytes(*dimensions)).ok().filter(|count| *count <= 6)?;
+    INTEGERS.iter().find(|oid| value.get(8..12) == Some(oid.as_slice()))?;
+    let (head, mut rest) = value.split_at_checked(12 + 8 * dimensions)?;
+    let (mut out, mut changed) = (head.to_vec(), false);
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        out.extend_from_slice(length);
+        let size = usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0); // NULL
+        let (element, next) = after.split_at_checked(size)?;
+        let replaced = translate_number(element, translate);
+        changed |= replaced.is_some();
+        out.extend_from_slice(replaced.as_deref().unwrap_or(element));
+        rest = next;
+    }
+    changed.then_some(out)
 }
 
 /// The format codes with their count, and what follows.
@@ -194,7 +251,12 @@ mod tests {
         let mut translate = |pid: i64| (pid == 1_073_741_825).then_some(77);
         let pid = 1_073_741_825_i64;
         let int4 = 1_073_741_825_i32.to_be_bytes();
-        let rows: [(&[u16], &[Option<&[u8]>], &[Option<&[u8]>]); 5] = [
+        let array = |pid: &[u8]| {
+            [&[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 23, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 4], pid].concat()
+        };
+        let rows: [(&[u16], &[Option<&[u8]>], &[Option<&[u8]>]); 7] = [
+            (&[1], &[Some(&array(&int4))], &[Some(&array(&77_i32.to_be_bytes()))]),
+            (&[], &[Some(b"{5, 1073741825,NULL}")], &[Some(b"{5,77,NULL}")]),
             (&[], &[Some(b"1073741825")], &[Some(b"77")]),
             (&[1], &[Some(&int4), None], &[Some(&77_i32.to_be_bytes()), None]),
             (&[0, 1], &[Some(b"x"), Some(&pid.to_be_bytes())], &[Some(b"x"), Some(&77_i64.to_be_bytes())]),

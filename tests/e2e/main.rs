@@ -39,6 +39,7 @@ mod protocol;
 mod random;
 mod session_mode;
 mod shutdown;
+mod signals;
 mod startup;
 mod statements;
 mod tokio_postgres_driver;

@@ -39,6 +39,7 @@ use stagedoor::session::transaction::Transaction;
 use stagedoor::session::verdict::FromClient;
 use stagedoor::session::verdict::FromServer;
 use stagedoor::session::verdict::Release;
+use stagedoor::sql::signal::Meant;
 use stagedoor::wire::backend::tag;
 use stagedoor::wire::frame::Frame;
 use stagedoor::wire::frame::HEADER_BYTES;
@@ -483,7 +484,7 @@ impl World {
         let mut aside = Vec::new();
         let received = received(&bytes, self.gathered_max);
         let length = HEADER_BYTES + received.frame.body.len();
-        let verdict = from_client(state, &mut server.state, received, &mut |_| None, &mut aside);
+        let verdict = from_client(state, &mut server.state, received, &mut |_| Meant::Itself, &mut aside);
         if self.loud {
             eprintln!("{at} > {} {verdict:?} {}", bytes.escape_ascii(), aside.escape_ascii());
         }
