@@ -71,10 +71,10 @@ const THEMES: [&[&str]; 13] = [
         "rollback to a",
         "release a",
         "select 1/0",
-        "select boom()",
+        "select public.boom()",
         "selekt",
-        "insert into log_{c} values ({n})",
-        "select count(*) from log_{c}",
+        "insert into public.log_{c} values ({n})",
+        "select count(*) from public.log_{c}",
         "set work_mem to '{n}MB'",
         "set timezone to 'Etc/GMT+{n}'",
         "set local work_mem to '{n}MB'",
@@ -84,13 +84,13 @@ const THEMES: [&[&str]; 13] = [
         "begin; set local work_mem to '{n}MB'; show work_mem; commit; show work_mem",
         "set timezone to 'Etc/GMT+{n}'; selekt",
         "set timezone to 'Etc/GMT+{n}'; select 1/0",
-        "insert into log_{c} values ({n}); select boom()",
-        "begin; insert into log_{c} values ({n})",
+        "insert into public.log_{c} values ({n}); select public.boom()",
+        "begin; insert into public.log_{c} values ({n})",
         "set app.x to 'v{n}'; rollback",
         "set work_mem to '{n}MB'; commit; select 1/0",
         "select {n}; select {n}",
         "/* nothing */",
-        "select count(*) from log_{c}",
+        "select count(*) from public.log_{c}",
         "select current_setting('work_mem'), current_setting('timezone'), current_setting('app.x', true)",
     ],
     &[
@@ -142,8 +142,8 @@ const THEMES: [&[&str]; 13] = [
         "discard all",
     ],
     &[
-        "select nextval('numbers_{c}')",
-        "select currval('numbers_{c}')",
+        "select nextval('public.numbers_{c}')",
+        "select currval('public.numbers_{c}')",
         "discard sequences",
         "load 'auto_explain'",
         "discard all",
@@ -361,7 +361,7 @@ impl Author {
         if self.dice.below(4) == 0 {
             return vec![Say::Query("copy (select n from generate_series(1, 2) n) to stdout".to_owned())];
         }
-        let text = format!("copy log_{client} from stdin");
+        let text = format!("copy public.log_{client} from stdin");
         let simple = self.dice.below(2) == 0;
         let mut says = if simple {
             vec![Say::Query(text)]

@@ -50,6 +50,8 @@ pub fn alone(story: &Story, at: usize, databases: &Databases) -> Alone {
     for say in &says {
         if let Some((&tag, frame)) = say.frame().split_first() {
             session.hear(tag, &frame[HEADER_BYTES - 1..]);
+        } else {
+            session.hear_the_end();
         }
         while let Some(frame) = session.say() {
             bytes.extend_from_slice(&frame);
@@ -226,7 +228,7 @@ impl Telling {
             if self.world.received(at).len() < alone.bytes.len() {
                 return Err(format!("client {at} has not read all"));
             }
-            let (table, number) = (format!("log_{at}"), story.homes[at].database);
+            let (table, number) = (format!("public.log_{at}"), story.homes[at].database);
             let rows = |of: &Databases| of[number].borrow().tables.get(&table).cloned().unwrap_or_default();
             let (private, shared) = (rows(private), rows(shared));
             if private != shared {

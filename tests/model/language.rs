@@ -30,6 +30,7 @@ pub enum Statement {
         name: String,
         value: Option<String>,
         local: bool,
+        tag: &'static str,
     },
     /// A DO block that calls `set_config`.
     Do {
@@ -230,6 +231,7 @@ fn statement(words: &[String]) -> Result<Statement, Error> {
         name: name.to_owned(),
         value: (value != "default").then(|| own(value)),
         local,
+        tag: if words.first() == Some(&"reset") { "RESET" } else { "SET" },
     };
     Ok(match words.as_slice() {
         ["select", "n", "from", "generate_series", "(", "1", ",", rows, ")", "n"] => {
@@ -369,7 +371,7 @@ fn column<'a, 'b>(words: &'a [&'b str]) -> Option<(Column, &'a [&'b str])> {
             (Column::Moment, rest)
         }
         ["1", "/", "0", rest @ ..] => (Column::Zero, rest),
-        ["boom", "(", ")", rest @ ..] => (Column::Boom, rest),
+        ["public.boom", "(", ")", rest @ ..] => (Column::Boom, rest),
         ["to_regclass", "(", name, ")", "is", "not", "null", rest @ ..] => {
             (Column::IsTemp(own(name).replace("pg_temp.", "")), rest)
         }

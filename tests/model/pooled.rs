@@ -557,6 +557,7 @@ impl World {
 
     /// The client has left: all that it said is answered first, and a server that waits for more is told.
     fn look_at_the_end(&mut self, at: usize) -> Result<(), Wrong> {
+        let ends_politely = !self.clients[at].vanished;
         let Phase::Leased { server, passed_on, .. } = &mut self.clients[at].phase else { return Ok(()) };
         if *passed_on {
             if server.session.is_over() {
@@ -571,7 +572,7 @@ impl World {
         }
         if !server.state.pipeline.will_be_ready() {
             *passed_on = true;
-            server.input.push_back(TERMINATE.to_vec());
+            server.input.push_back(if ends_politely { TERMINATE.to_vec() } else { Vec::new() });
         }
         Ok(())
     }
@@ -637,8 +638,10 @@ impl Server {
     }
 
     fn work(&mut self) {
-        if let Some(bytes) = self.input.pop_front() {
-            self.session.hear(bytes[0], &bytes[HEADER_BYTES..]);
+        match self.input.pop_front() {
+            Some(bytes) if bytes.is_empty() => self.session.hear_the_end(),
+            Some(bytes) => self.session.hear(bytes[0], &bytes[HEADER_BYTES..]),
+            None => {}
         }
     }
 

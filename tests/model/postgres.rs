@@ -65,6 +65,7 @@ struct Portal {
     /// Those that were not fetched; `None` before it has run.
     rows: Option<VecDeque<Row>>,
     done: bool,
+    failed: bool,
     hold: bool,
     /// The depth of savepoints that it was made in; 0 for one that outlives transactions.
     depth: usize,
@@ -195,9 +196,10 @@ impl Session {
     /// One message from the client.
     pub fn hear(&mut self, tag: u8, body: &[u8]) {
         if tag == b'X' {
-            self.ended = true;
-            self.out.truncate(self.flushed);
-            return;
+            if self.copy.is_some() {
+                self.lose("08P01", "unexpected message type 0x58 during COPY from stdin");
+            }
+            return self.end();
         }
         if self.copy.is_some() {
             return self.hear_copy(tag, body);
@@ -229,6 +231,26 @@ impl Session {
             }
             _ => {}
         }
+    }
+
+    /// The client's connection has ended.
+    pub fn hear_the_end(&mut self) {
+        if self.copy.is_some() {
+            self.lose("08006", "unexpected EOF on client connection with an open transaction");
+        }
+        self.end();
+    }
+
+    fn lose(&mut self, code: &'static str, message: &str) {
+        self.complain(b'E', "ERROR", &error(code, message));
+        let fatal = "terminating connection because protocol synchronization was lost";
+        self.complain(b'E', "FATAL", &error("08P01", fatal));
+        self.flush();
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.out.truncate(self.flushed);
     }
 
     fn push(&mut self, tag: u8, parts: &[&[u8]]) {
@@ -277,7 +299,8 @@ impl Session {
                     let undo = undo.clone();
                     self.restore(undo);
                 }
-                self.portals.retain(|_, portal| portal.depth < depth);
+                // They are there until the end, and nobody can run them.
+                self.portals.values_mut().for_each(|portal| portal.failed |= portal.depth >= depth);
                 self.block = Block::Failed;
             }
         }
@@ -290,6 +313,7 @@ impl Session {
 
     fn warn(&mut self, code: &'static str, message: &str) {
         self.complain(b'N', "WARNING", &error(code, message));
+        self.flush();
     }
 
     // ── transactions ──
@@ -455,10 +479,21 @@ impl Session {
         self.portals.remove(&b""[..]);
         let plan = self.planned(plan)?;
         let rows = self.returns(&plan);
-        let outcome = self.run(&plan, true)?;
-        if let Some(count) = rows {
-            self.describe_rows(count);
+        let described = self.out.len();
+        let depth = self.saved.len();
+        let portal =
+            Portal { plan: plan.clone(), rows: None, done: false, failed: false, hold: false, depth };
+        self.portals.insert(Vec::new(), portal);
+        let outcome = self.run(&plan);
+        if outcome.is_ok() {
+            self.portals.remove(&b""[..]);
         }
+        if let Some(count) = rows.filter(|_| outcome.is_ok() || statement.is_planned()) {
+            self.describe_rows(count);
+            // Before whatever was said meanwhile.
+            self.out.make_contiguous()[described..].rotate_right(1);
+        }
+        let outcome = outcome?;
         for row in outcome.rows.iter().flatten() {
             self.push_row(row);
         }
@@ -475,7 +510,7 @@ impl Session {
             return self.ready();
         }
         self.start();
-        self.push(b'V', &[&1_i32.to_be_bytes(), b"7"]);
+        self.push(b'V', &[&17_i32.to_be_bytes(), b"3.141592653589793"]);
         self.finish();
         self.ready();
     }
@@ -541,13 +576,16 @@ impl Session {
         } else if self.portals.contains_key(portal) {
             return Err(error(
                 "42P03",
-                format!("portal \"{}\" already exists", String::from_utf8_lossy(portal)),
+                format!("cursor \"{}\" already exists", String::from_utf8_lossy(portal)),
             ));
         }
         let plan = self.refreshed(name, plan)?;
         let plan = self.planned(plan)?;
         let depth = self.saved.len();
-        self.portals.insert(portal.to_vec(), Portal { plan, rows: None, done: false, hold: false, depth });
+        self.portals.insert(
+            portal.to_vec(),
+            Portal { plan, rows: None, done: false, failed: false, hold: false, depth },
+        );
         self.push(b'2', &[]);
         Ok(())
     }
@@ -600,18 +638,20 @@ impl Session {
             self.push(b'I', &[]);
             return Ok(());
         };
-        self.allow(&statement)?;
-        if portal.done && self.returns(&self.portals[name].plan).is_none() {
+        // PostgreSQL does not know any more what one that has failed was to do.
+        self.allow(if portal.failed { &Statement::ResetAll } else { &statement })?;
+        if portal.failed || portal.done && self.returns(&self.portals[name].plan).is_none() {
             let name = String::from_utf8_lossy(name);
             return Err(error("55000", format!("portal \"{name}\" cannot be run")));
         }
         let mut tag = None;
         if self.portals[name].rows.is_none() {
             let plan = self.portals[name].plan.clone();
-            let outcome = self.run(&plan, false)?;
+            let outcome = self.run(&plan)?;
             tag = Some(outcome.tag);
             if let Some(portal) = self.portals.get_mut(name) {
                 portal.rows = Some(outcome.rows.unwrap_or_default().into());
+                portal.done = self.copy.is_some();
             }
         }
         if self.copy.is_none() {
@@ -641,7 +681,7 @@ impl Session {
             };
             self.push(b'C', &[tag.as_bytes(), b"\0"]);
         }
-        if statement.is_of_transaction() {
+        if statement.is_of_transaction() || *statement == Statement::Discard("ALL") {
             self.finish();
             self.piped = false;
         } else {
@@ -740,6 +780,9 @@ impl Session {
         {
             return Err(error("42P01", "relation \"whose\" does not exist"));
         }
+        if let Some(Statement::Show(name)) = statement.as_deref() {
+            self.settings.get(name).ok_or_else(|| crate::settings::unknown(name))?;
+        }
         let zone = self.settings.get("timezone").unwrap_or_default().to_owned();
         Ok(Plan { statement, search_path, zone, from_sql: false })
     }
@@ -758,7 +801,7 @@ impl Session {
         if fails { Err(error("22012", "division by zero")) } else { Ok(plan) }
     }
 
-    fn run(&mut self, plan: &Plan, simply: bool) -> Result<Outcome, Error> {
+    fn run(&mut self, plan: &Plan) -> Result<Outcome, Error> {
         let Some(statement) = plan.statement.clone() else {
             return Ok(Outcome { rows: None, tag: String::new() });
         };
@@ -794,7 +837,7 @@ impl Session {
                 format!("COPY {count}")
             }
             of_transaction if of_transaction.is_of_transaction() => self.control(of_transaction)?.to_owned(),
-            other => self.change(other, simply)?.to_owned(),
+            other => self.change(other)?.to_owned(),
         };
         Ok(Outcome { rows: None, tag })
     }
@@ -803,7 +846,10 @@ impl Session {
         let plan = self.find(name.as_bytes())?.clone();
         let plan = self.refreshed(name.as_bytes(), plan)?;
         let plan = self.planned(plan)?;
-        self.run(&plan, false)
+        if plan.statement.as_deref() == Some(&Statement::Discard("ALL")) {
+            return Err(error("25001", "DISCARD ALL cannot be executed from a function"));
+        }
+        self.run(&plan)
     }
 
     fn fetch(&mut self, count: usize, name: &str) -> Result<Outcome, Error> {
@@ -815,18 +861,18 @@ impl Session {
     }
 
     fn is_in_block(&self) -> bool {
-        !matches!(self.block, Block::Idle | Block::Started) || self.piped
+        !matches!(self.block, Block::Idle | Block::Started)
     }
 
     /// Statements that change the session, or a table.
-    fn change(&mut self, statement: &Statement, simply: bool) -> Result<&'static str, Error> {
+    fn change(&mut self, statement: &Statement) -> Result<&'static str, Error> {
         Ok(match statement {
-            Statement::Set { name, value, local } => {
+            Statement::Set { name, value, local, tag } => {
                 if *local && !self.is_in_block() {
                     self.warn("25P01", "SET LOCAL can only be used in transaction blocks");
                 }
                 self.settings.set(name, value.as_deref(), *local)?;
-                if value.is_none() && !*local { "RESET" } else { "SET" }
+                tag
             }
             Statement::Do { name, value, local } => {
                 self.settings.set(name, Some(value), *local)?;
@@ -836,7 +882,7 @@ impl Session {
                 self.settings.reset_all();
                 "RESET"
             }
-            Statement::Discard(what) => return self.discard(what, simply),
+            Statement::Discard(what) => return self.discard(what),
             Statement::CreateTemp { name, drops } => {
                 if self.undo.tables.contains_key(name) {
                     return Err(error("42P07", format!("relation \"{name}\" already exists")));
@@ -907,12 +953,12 @@ impl Session {
         }
         let plan = self.analyse(Some(Rc::new(Statement::Series(rows))))?;
         let rows = Some(numbers(rows).into());
-        let portal = Portal { plan, rows, done: false, hold, depth: self.saved.len() };
+        let portal = Portal { plan, rows, done: false, failed: false, hold, depth: self.saved.len() };
         self.portals.insert(name.as_bytes().to_vec(), portal);
         Ok("DECLARE CURSOR")
     }
 
-    fn discard(&mut self, what: &str, simply: bool) -> Result<&'static str, Error> {
+    fn discard(&mut self, what: &str) -> Result<&'static str, Error> {
         match what {
             "ALL" => {
                 if matches!(self.block, Block::Open | Block::Implicit) {
@@ -921,9 +967,7 @@ impl Session {
                 if self.piped {
                     return Err(error("25001", "DISCARD ALL cannot be executed within a pipeline"));
                 }
-                let current = if simply { None } else { self.portals.remove_entry(&b""[..]) };
                 self.portals.clear();
-                self.portals.extend(current);
                 self.settings.set("role", None, false)?;
                 self.settings.reset_all();
                 self.statements.retain(|name, _| name.is_empty());
@@ -999,6 +1043,7 @@ impl Session {
             Column::Currval(name) => match self.current.get(name) {
                 Some(value) => value.to_string(),
                 None => {
+                    let name = name.trim_start_matches("public.");
                     let words = format!("currval of sequence \"{name}\" is not yet defined in this session");
                     return Err(error("55000", words));
                 }

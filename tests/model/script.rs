@@ -31,6 +31,7 @@ pub enum Say {
     CopyData(String),
     CopyDone,
     CopyFail,
+    /// A function call, of `pi()`.
     Call,
     /// Terminate.
     Goodbye,
@@ -63,7 +64,7 @@ impl Say {
             Self::CopyData(text) => push(b'd', &[text.as_bytes(), b"\n"]),
             Self::CopyDone => push(b'c', &[]),
             Self::CopyFail => push(b'f', &[b"no more\0"]),
-            Self::Call => push(b'F', &[&[0; 10]]),
+            Self::Call => push(b'F', &[&1610_u32.to_be_bytes(), &[0; 6]]),
             Self::Goodbye => push(b'X', &[]),
             Self::Vanish => {}
         }
