@@ -4,7 +4,7 @@
 //!
 //! The input is a script, a line a step: `>` the client says a frame, `<` the server does (`)` and `(`: one that is
 //! too long, of which this is the head), `?` a probe is answered, `/` the client gets the other server, `%` the server
-//! gets the other client. In bodies `|` stands for NUL.
+//! gets the other client. `!` before all others: the client has its server alone. In bodies `|` stands for NUL.
 
 use stagedoor::session::from_client::Received;
 use stagedoor::session::from_client::from_client;
@@ -37,6 +37,11 @@ pub(super) fn exchange(script: &[u8]) {
     let mut pair = Pair::new();
     for line in script.split(|&byte| byte == b'\n') {
         let Some((step, rest)) = line.split_first() else { continue };
+        if *step == b'!' && !std::mem::replace(&mut pair.has_begun, true) {
+            pair.client.be_alone();
+            continue;
+        }
+        pair.has_begun = true;
         let goes_on = match step {
             b'>' => pair.say(rest, 0),
             b')' => pair.say(rest, MISSING),
@@ -59,6 +64,9 @@ struct Pair {
     server: ServerState,
     other_client: ClientState,
     other_server: ServerState,
+    has_begun: bool,
+    /// A process id was translated.
+    has_translated: bool,
 }
 
 impl Pair {
@@ -68,6 +76,8 @@ impl Pair {
             server: server("application_name=one"),
             other_client: ClientState::new(2, settings("application_name=two")),
             other_server: server("application_name=two"),
+            has_begun: false,
+            has_translated: false,
         }
     }
 
@@ -108,6 +118,10 @@ impl Pair {
             }
             sent.extend_from_slice(&rest);
         }
+        assert!(
+            !self.client.is_alone() || self.has_translated || missing > 0 || sent == bytes,
+            "words of a client that is alone are its own"
+        );
         let frames = whole_frames(&sent, if keeps.is_some() { missing } else { 0 });
         assert!(grown <= frames, "{grown} replies to {frames} messages");
         true
@@ -137,7 +151,13 @@ impl Pair {
     fn ask(&mut self, tag: u8, body: &[u8], missing: usize) -> (FromClient, Vec<u8>) {
         let mut out = Vec::new();
         let received = received(tag, body, missing);
-        let mut translate = |pid: i64| if pid >= 1 << 30 { Meant::Backend(77) } else { Meant::Itself };
+        self.has_translated = false;
+        let has_translated = &mut self.has_translated;
+        let mut translate = |pid: i64| {
+            let is_ours = pid >= 1 << 30;
+            *has_translated |= is_ours;
+            if is_ours { Meant::Backend(77) } else { Meant::Itself }
+        };
         let verdict = from_client(&mut self.client, &mut self.server, received, &mut translate, &mut out);
         (verdict, out)
     }
@@ -199,6 +219,7 @@ impl Pair {
         if !suits(&self.client, &self.server) {
             self.server = server("application_name=one");
         }
+        self.server.handed_to(&self.client);
         if let Some((sql, settings)) = hand_over(&self.client, &self.server) {
             assert!(!sql.is_empty() && !sql.contains(&0));
             whole_frames(&self.server.asked(), 0);
