@@ -83,12 +83,21 @@ pub struct Ledger<S> {
 struct Book<S> {
     limits: Limits,
     open: usize,
-    /// When the turn ends that began with another's place.
-    turn_ends: Option<Instant>,
+    turn: Turn,
     /// How often in a row no idle server had these settings, by their number.
     misses: HashMap<u64, u8>,
     /// The one that was used last is at the end, and is used first.
     idle: Vec<Idle<S>>,
+}
+
+/// The time for which a pool that had nothing keeps the place that it took from another.
+#[derive(Clone, Copy, Debug, Default)]
+enum Turn {
+    #[default]
+    None,
+    /// It begins when the login is done.
+    Begins,
+    Ends(Instant),
 }
 
 #[derive(Debug)]
@@ -103,6 +112,7 @@ struct Idle<S> {
 struct Waiter {
     ticket: Ticket,
     pool: PoolId,
+    fit: Fit,
     since: Instant,
 }
 
@@ -123,7 +133,7 @@ impl<S> Ledger<S> {
 
     /// Makes a pool known. Its id is the caller's.
     pub fn add(&mut self, pool: PoolId, limits: Limits) {
-        let book = Book { limits, open: 0, turn_ends: None, misses: HashMap::new(), idle: Vec::new() };
+        let book = Book { limits, open: 0, turn: Turn::None, misses: HashMap::new(), idle: Vec::new() };
         self.pools.entry(pool).or_insert(book);
     }
 
@@ -163,7 +173,7 @@ impl<S> Ledger<S> {
             return Request::Granted(grant);
         }
         self.next_ticket += 1;
-        self.queue.push_back(Waiter { ticket: self.next_ticket, pool, since: now });
+        self.queue.push_back(Waiter { ticket: self.next_ticket, pool, fit: *fit, since: now });
         Request::Queued(self.next_ticket)
     }
 
@@ -179,7 +189,7 @@ impl<S> Ledger<S> {
         returned: Returned<S>,
         now: Instant,
     ) -> Option<(Ticket, Grant<S>)> {
-        let same = self.queue.iter().position(|waiter| waiter.pool == pool);
+        let same = self.first_of(pool, &returned.fit, now);
         let other = self.queue.iter().position(|waiter| waiter.pool != pool && self.may_grow(waiter.pool));
         let other = other.filter(|_| !self.is_in_turn(pool, now));
         let (at, is_same) = match (same, other) {
@@ -199,7 +209,7 @@ impl<S> Ledger<S> {
         if is_same {
             return Some((waiter.ticket, Grant::Server(returned.server)));
         }
-        self.move_slot(pool, waiter.pool, now);
+        self.move_slot(pool, waiter.pool);
         Some((waiter.ticket, Grant::Replace(returned.server)))
     }
 
@@ -230,8 +240,10 @@ impl<S> Ledger<S> {
 
     /// A server of `pool` has been opened: the login was no part of its turn.
     pub fn opened(&mut self, pool: PoolId, now: Instant) {
-        if let Some(book) = self.pools.get_mut(&pool) {
-            book.turn_ends = book.turn_ends.filter(|_| book.open == 1).map(|_| now + TURN);
+        if let Some(book) = self.pools.get_mut(&pool)
+            && matches!(book.turn, Turn::Begins)
+        {
+            book.turn = Turn::Ends(now + TURN);
         }
     }
 
@@ -322,13 +334,28 @@ impl<S> Ledger<S> {
         self.pools.get(&pool).map_or(0, |book| book.open)
     }
 
+    /// Who of `pool` is next for a server of this `fit`. One whom it does not suit, and who would have to open
+    /// another in its place, is passed over for a short time.
+    fn first_of(&self, pool: PoolId, fit: &Fit, now: Instant) -> Option<usize> {
+        let own = || (0..).zip(&self.queue).filter(|(_, waiter)| waiter.pool == pool);
+        let (first, waiter) = own().next()?;
+        if now.duration_since(waiter.since) >= PATIENCE {
+            return Some(first);
+        }
+        own().find(|(_, waiter)| waiter.fit.allows(fit)).map(|(at, _)| at).or(Some(first))
+    }
+
     /// Whether a quarter of the budget is free.
     const fn has_room_to_spare(&self) -> bool {
         (self.budget - self.open) * 4 >= self.budget
     }
 
     fn is_in_turn(&self, pool: PoolId, now: Instant) -> bool {
-        self.pools.get(&pool).and_then(|book| book.turn_ends).is_some_and(|end| now < end)
+        self.pools.get(&pool).is_some_and(|book| match book.turn {
+            Turn::None => false,
+            Turn::Begins => true,
+            Turn::Ends(end) => now < end,
+        })
     }
 
     /// Whether nobody who waits would have to be passed over for a new place of `pool`.
@@ -375,7 +402,7 @@ impl<S> Ledger<S> {
             .filter(|(from, since)| now.duration_since(*since) >= must_rest(**from))
             .min_by_key(|(_, since)| *since)?;
         let server = self.pools.get_mut(&from)?.idle.remove(0).server;
-        self.move_slot(from, pool, now);
+        self.move_slot(from, pool);
         Some(Grant::Replace(server))
     }
 
@@ -383,20 +410,20 @@ impl<S> Ledger<S> {
         self.open += 1;
         if let Some(book) = self.pools.get_mut(&pool) {
             if book.open == 0 {
-                book.turn_ends = None; // The place was nobody's.
+                book.turn = Turn::None; // The place was nobody's.
             }
             book.open += 1;
         }
         Grant::Connect
     }
 
-    fn move_slot(&mut self, from: PoolId, to: PoolId, now: Instant) {
+    fn move_slot(&mut self, from: PoolId, to: PoolId) {
         if let Some(book) = self.pools.get_mut(&from) {
             book.open = book.open.saturating_sub(1);
         }
         if let Some(book) = self.pools.get_mut(&to) {
             if book.open == 0 {
-                book.turn_ends = Some(now + TURN);
+                book.turn = Turn::Begins;
             }
             book.open += 1;
         }

@@ -160,3 +160,41 @@ fn what_rests_or_lives_too_long_is_reaped_and_its_place_stays_taken_until_it_is_
     world.ledger.closed(0, now);
     assert_eq!(world.ledger.reap(now, |_| true), [(0, "b", Reaped::Dead)]);
 }
+
+#[test]
+fn a_turn_begins_with_the_login_and_ends_though_others_log_in_within_it() {
+    let mut world = World::new(1);
+    world.request(0);
+    assert_eq!(world.request(1), Request::Queued(1));
+    assert_eq!(world.request(0), Request::Queued(2));
+    assert_eq!(world.give_back(0, "a", 0), Some((1, Grant::Replace("a"))));
+    world.wait(PATIENCE_MAX);
+    world.ledger.opened(1, world.now);
+    assert_eq!(world.give_back(1, "b", 0), None, "its client may come back");
+    assert_eq!(world.ledger.look_again(world.now), None);
+    assert_eq!(world.request(1), Request::Granted(Grant::Server("b")));
+    // That one did not suit: it was opened anew.
+    world.wait(TURN / 2);
+    world.ledger.opened(1, world.now);
+    assert_eq!(world.give_back(1, "c", 0), None);
+    world.wait(PAUSE);
+    assert_eq!(world.ledger.look_again(world.now), Some((2, Grant::Replace("c"))), "nobody came back");
+    world.ledger.opened(0, world.now);
+    assert_eq!(world.request(1), Request::Queued(3));
+    world.wait(TURN);
+    assert_eq!(world.give_back(0, "d", 0), Some((3, Grant::Replace("d"))));
+}
+
+#[test]
+fn who_would_need_another_server_is_passed_over_for_a_short_time_only() {
+    let mut world = World::new(1);
+    world.request(0);
+    let custom = Fit { custom: 5, ..fit(1) };
+    assert_eq!(world.request(0), Request::Queued(1));
+    assert_eq!(world.ledger.request(0, &custom, world.now), Request::Queued(2));
+    let returned = || Returned { server: "a", fit: custom, expires: world.now };
+    assert_eq!(world.ledger.give_back(0, returned(), world.now), Some((2, Grant::Server("a"))));
+    assert_eq!(world.ledger.request(0, &custom, world.now), Request::Queued(3));
+    let later = world.now + PATIENCE;
+    assert_eq!(world.ledger.give_back(0, returned(), later), Some((1, Grant::Server("a"))));
+}
