@@ -30,12 +30,13 @@ use crate::metrics::pool::AcquireFailure;
 use crate::metrics::upstream::CertificateRole;
 use crate::metrics::upstream::Servers;
 use crate::metrics::upstream::UpstreamMetrics;
+use crate::pool::book::Limits;
+use crate::pool::book::Reaped;
 use crate::pool::lease::Lease;
 use crate::pool::lease::Place;
 use crate::pool::ledger::Count;
 use crate::pool::ledger::Grant;
 use crate::pool::ledger::Ledger;
-use crate::pool::ledger::Limits;
 use crate::pool::ledger::PoolId;
 use crate::pool::ledger::Request;
 use crate::pool::ledger::Returned;
@@ -294,12 +295,12 @@ impl UpstreamPools {
     }
 
     /// Takes out the idle servers that are dead, too old or too long idle.
-    pub(crate) fn reap(&self) -> Vec<(PoolId, Box<Server>, crate::pool::ledger::Reaped)> {
+    pub(crate) fn reap(&self) -> Vec<(PoolId, Box<Server>, Reaped)> {
         self.desk().ledger.reap(Instant::now().into_std(), |server| !server.is_alive())
     }
 
     /// Takes out all idle servers.
-    pub(crate) fn reap_all(&self) -> Vec<(PoolId, Box<Server>, crate::pool::ledger::Reaped)> {
+    pub(crate) fn reap_all(&self) -> Vec<(PoolId, Box<Server>, Reaped)> {
         self.desk().ledger.reap(Instant::now().into_std(), |_| true)
     }
 

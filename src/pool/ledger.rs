@@ -6,6 +6,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::pool::book::Book;
+use crate::pool::book::Idle;
+use crate::pool::book::Limits;
+use crate::pool::book::Reaped;
 use crate::session::handover::Fit;
 
 /// How long a waiter of another database is passed over in favour of one of the same database, because a
@@ -15,18 +19,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// After this long the first in the queue is served first, whatever it costs.
 const PATIENCE_MAX: Duration = Duration::from_secs(1);
 
-/// How long a pool keeps the place that it took from another when it had nothing, while its clients come back:
-/// each change of hands costs a login, and one for each statement would be all that is done.
-const TURN: Duration = Duration::from_millis(100);
-
 /// How soon a client comes back that has more to say: a server that has rested so long ends its pool's turn.
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// Settings that needed a hand-over so often in a row get one more server, where there is room to spare.
-const MISSES_MAX: u8 = 2;
-
-/// For so many settings of a pool misses are counted: more than there can be servers for.
-const MISSED_MAX: usize = 256;
 
 /// A pool: one database and user of an upstream, and what its sessions begin with.
 pub type PoolId = usize;
@@ -52,14 +46,6 @@ pub enum Request<S> {
     Queued(Ticket),
 }
 
-/// Limits of one pool.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub servers_max: usize,
-    pub idle_min: usize,
-    pub idle_timeout: Duration,
-}
-
 /// How full the house is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -80,39 +66,9 @@ pub struct Ledger<S> {
 }
 
 #[derive(Debug)]
-struct Book<S> {
-    limits: Limits,
-    open: usize,
-    turn: Turn,
-    /// How often in a row no idle server had these settings, by their number.
-    misses: HashMap<u64, u8>,
-    /// The one that was used last is at the end, and is used first.
-    idle: Vec<Idle<S>>,
-}
-
-/// The time for which a pool that had nothing keeps the place that it took from another.
-#[derive(Clone, Copy, Debug, Default)]
-enum Turn {
-    #[default]
-    None,
-    /// It begins when the login is done.
-    Begins,
-    Ends(Instant),
-}
-
-#[derive(Debug)]
-struct Idle<S> {
-    server: S,
-    fit: Fit,
-    since: Instant,
-    expires: Instant,
-}
-
-#[derive(Debug)]
 struct Waiter {
     ticket: Ticket,
     pool: PoolId,
-    fit: Fit,
     since: Instant,
 }
 
@@ -133,8 +89,7 @@ impl<S> Ledger<S> {
 
     /// Makes a pool known. Its id is the caller's.
     pub fn add(&mut self, pool: PoolId, limits: Limits) {
-        let book = Book { limits, open: 0, turn: Turn::None, misses: HashMap::new(), idle: Vec::new() };
-        self.pools.entry(pool).or_insert(book);
+        self.pools.entry(pool).or_insert_with(|| Book::new(limits));
     }
 
     /// Forgets a pool that has neither servers nor waiters.
@@ -173,7 +128,7 @@ impl<S> Ledger<S> {
             return Request::Granted(grant);
         }
         self.next_ticket += 1;
-        self.queue.push_back(Waiter { ticket: self.next_ticket, pool, fit: *fit, since: now });
+        self.queue.push_back(Waiter { ticket: self.next_ticket, pool, since: now });
         Request::Queued(self.next_ticket)
     }
 
@@ -189,7 +144,7 @@ impl<S> Ledger<S> {
         returned: Returned<S>,
         now: Instant,
     ) -> Option<(Ticket, Grant<S>)> {
-        let same = self.first_of(pool, &returned.fit, now);
+        let same = self.queue.iter().position(|waiter| waiter.pool == pool);
         let other = self.queue.iter().position(|waiter| waiter.pool != pool && self.may_grow(waiter.pool));
         let other = other.filter(|_| !self.is_in_turn(pool, now));
         let (at, is_same) = match (same, other) {
@@ -240,10 +195,8 @@ impl<S> Ledger<S> {
 
     /// A server of `pool` has been opened: the login was no part of its turn.
     pub fn opened(&mut self, pool: PoolId, now: Instant) {
-        if let Some(book) = self.pools.get_mut(&pool)
-            && matches!(book.turn, Turn::Begins)
-        {
-            book.turn = Turn::Ends(now + TURN);
+        if let Some(book) = self.pools.get_mut(&pool) {
+            book.opened(now);
         }
     }
 
@@ -251,7 +204,7 @@ impl<S> Ledger<S> {
     pub fn closed(&mut self, pool: PoolId, now: Instant) -> Option<(Ticket, Grant<S>)> {
         self.open = self.open.saturating_sub(1);
         if let Some(book) = self.pools.get_mut(&pool) {
-            book.open = book.open.saturating_sub(1);
+            book.shrink();
         }
         let at = self.queue.iter().position(|waiter| self.may_grow(waiter.pool))?;
         let next = self.queue.get(at)?.pool;
@@ -268,29 +221,7 @@ impl<S> Ledger<S> {
     ) -> Vec<(PoolId, S, Reaped)> {
         let mut reaped = Vec::new();
         for (&pool, book) in &mut self.pools {
-            let mut rest = book.idle.len();
-            let (limit, idle_min) = (book.limits.idle_timeout, book.limits.idle_min);
-            let mut why = |idle: &mut Idle<S>| {
-                let why = if is_over(&mut idle.server) {
-                    Reaped::Dead
-                } else if idle.expires <= now {
-                    Reaped::Lifetime
-                } else if rest > idle_min && limit < now.duration_since(idle.since) {
-                    Reaped::Idle
-                } else {
-                    return None;
-                };
-                rest -= 1;
-                Some(why)
-            };
-            let mut kept = Vec::with_capacity(book.idle.len());
-            for mut idle in book.idle.drain(..) {
-                match why(&mut idle) {
-                    Some(why) => reaped.push((pool, idle.server, why)),
-                    None => kept.push(idle),
-                }
-            }
-            book.idle = kept;
+            reaped.extend(book.reap(now, &mut is_over).into_iter().map(|(server, why)| (pool, server, why)));
         }
         reaped
     }
@@ -334,28 +265,13 @@ impl<S> Ledger<S> {
         self.pools.get(&pool).map_or(0, |book| book.open)
     }
 
-    /// Who of `pool` is next for a server of this `fit`. One whom it does not suit, and who would have to open
-    /// another in its place, is passed over for a short time.
-    fn first_of(&self, pool: PoolId, fit: &Fit, now: Instant) -> Option<usize> {
-        let own = || (0..).zip(&self.queue).filter(|(_, waiter)| waiter.pool == pool);
-        let (first, waiter) = own().next()?;
-        if now.duration_since(waiter.since) >= PATIENCE {
-            return Some(first);
-        }
-        own().find(|(_, waiter)| waiter.fit.allows(fit)).map(|(at, _)| at).or(Some(first))
-    }
-
     /// Whether a quarter of the budget is free.
     const fn has_room_to_spare(&self) -> bool {
         (self.budget - self.open) * 4 >= self.budget
     }
 
     fn is_in_turn(&self, pool: PoolId, now: Instant) -> bool {
-        self.pools.get(&pool).is_some_and(|book| match book.turn {
-            Turn::None => false,
-            Turn::Begins => true,
-            Turn::Ends(end) => now < end,
-        })
+        self.pools.get(&pool).is_some_and(|book| book.is_in_turn(now))
     }
 
     /// Whether nobody who waits would have to be passed over for a new place of `pool`.
@@ -409,66 +325,18 @@ impl<S> Ledger<S> {
     fn connect(&mut self, pool: PoolId) -> Grant<S> {
         self.open += 1;
         if let Some(book) = self.pools.get_mut(&pool) {
-            if book.open == 0 {
-                book.turn = Turn::None; // The place was nobody's.
-            }
-            book.open += 1;
+            book.grow(false);
         }
         Grant::Connect
     }
 
     fn move_slot(&mut self, from: PoolId, to: PoolId) {
         if let Some(book) = self.pools.get_mut(&from) {
-            book.open = book.open.saturating_sub(1);
+            book.shrink();
         }
         if let Some(book) = self.pools.get_mut(&to) {
-            if book.open == 0 {
-                book.turn = Turn::Begins;
-            }
-            book.open += 1;
+            book.grow(true);
         }
-    }
-}
-
-/// Why an idle server was taken out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reaped {
-    Dead,
-    Lifetime,
-    Idle,
-}
-
-impl<S> Book<S> {
-    /// The newest idle server that has all settings already.
-    fn take_ready(&mut self, fit: &Fit) -> Option<S> {
-        let speaks = |idle: &Idle<S>| fit.allows(&idle.fit) && idle.fit.state == fit.state;
-        let named = |idle: &Idle<S>| speaks(idle) && idle.fit.name == fit.name;
-        let at = self.idle.iter().rposition(named).or_else(|| self.idle.iter().rposition(speaks))?;
-        self.misses.remove(&fit.state);
-        Some(self.idle.remove(at).server)
-    }
-
-    /// No idle server has these settings. Tells whether that has been so too often.
-    fn misses_often(&mut self, fit: &Fit) -> bool {
-        if self.misses.len() >= MISSED_MAX {
-            self.misses.clear();
-        }
-        let misses = self.misses.entry(fit.state).or_default();
-        *misses = misses.saturating_add(1);
-        *misses > MISSES_MAX && self.misses.remove(&fit.state).is_some()
-    }
-
-    /// The one among those that suit which has rested longest: the others are more likely to be what somebody will
-    /// want.
-    fn take_suited(&mut self, fit: &Fit) -> Option<S> {
-        let suits = |idle: &Idle<S>| fit.allows(&idle.fit);
-        let named = |idle: &Idle<S>| suits(idle) && idle.fit.name == fit.name;
-        let at = self.idle.iter().position(named).or_else(|| self.idle.iter().position(suits))?;
-        Some(self.idle.remove(at).server)
-    }
-
-    fn take_oldest(&mut self) -> Option<S> {
-        (!self.idle.is_empty()).then(|| self.idle.remove(0).server)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Server connections, shared: one budget over all databases of an upstream.
 
+pub mod book;
 pub mod checkout;
 pub mod lease;
 pub mod ledger;

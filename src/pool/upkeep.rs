@@ -10,11 +10,11 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio::time::interval;
 
+use crate::pool::book::Reaped;
 use crate::pool::checkout::Dying;
 use crate::pool::checkout::Pool;
 use crate::pool::checkout::UpstreamPools;
 use crate::pool::ledger::PoolId;
-use crate::pool::ledger::Reaped;
 
 /// How often idle servers are looked at. A look costs no system call.
 const SWEEP: Duration = Duration::from_secs(1);

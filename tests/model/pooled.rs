@@ -9,9 +9,9 @@ use std::rc::Rc;
 use std::time::Duration;
 use std::time::Instant;
 
+use stagedoor::pool::book::Limits;
 use stagedoor::pool::ledger::Grant;
 use stagedoor::pool::ledger::Ledger;
-use stagedoor::pool::ledger::Limits;
 use stagedoor::pool::ledger::PoolId;
 use stagedoor::pool::ledger::Request;
 use stagedoor::pool::ledger::Returned;

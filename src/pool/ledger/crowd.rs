@@ -5,6 +5,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::*;
+use crate::pool::book::MISSES_MAX;
+use crate::pool::book::TURN;
 
 /// A login, a statement, and what a client does between two statements.
 const LOGIN: Duration = Duration::from_millis(10);

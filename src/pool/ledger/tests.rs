@@ -1,6 +1,7 @@
 //! Who gets which server, told step by step.
 
 use super::*;
+use crate::pool::book::TURN;
 
 const LIMITS: Limits = Limits { servers_max: 100, idle_min: 0, idle_timeout: Duration::from_secs(60) };
 
@@ -183,18 +184,4 @@ fn a_turn_begins_with_the_login_and_ends_though_others_log_in_within_it() {
     assert_eq!(world.request(1), Request::Queued(3));
     world.wait(TURN);
     assert_eq!(world.give_back(0, "d", 0), Some((3, Grant::Replace("d"))));
-}
-
-#[test]
-fn who_would_need_another_server_is_passed_over_for_a_short_time_only() {
-    let mut world = World::new(1);
-    world.request(0);
-    let custom = Fit { custom: 5, ..fit(1) };
-    assert_eq!(world.request(0), Request::Queued(1));
-    assert_eq!(world.ledger.request(0, &custom, world.now), Request::Queued(2));
-    let returned = || Returned { server: "a", fit: custom, expires: world.now };
-    assert_eq!(world.ledger.give_back(0, returned(), world.now), Some((2, Grant::Server("a"))));
-    assert_eq!(world.ledger.request(0, &custom, world.now), Request::Queued(3));
-    let later = world.now + PATIENCE;
-    assert_eq!(world.ledger.give_back(0, returned(), later), Some((1, Grant::Server("a"))));
 }
