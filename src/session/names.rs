@@ -156,12 +156,6 @@ impl Names {
         self.forgets = Some(self.changed);
     }
 
-    /// Whether anything is under way.
-    #[must_use]
-    pub fn is_under_way(&self) -> bool {
-        !self.changes.is_empty()
-    }
-
     /// Whether one more, of `bytes`, is too much.
     #[must_use]
     pub fn is_full(&self, bytes: usize) -> bool {
