@@ -31,7 +31,9 @@ async fn deliver(metrics: &Metrics, client: i32, hold: &Hold) {
         Ok(Delivery::Sent) => "passed on",
         Ok(Delivery::Joined) => "passed on with another",
         Err(error) => {
-            warn!(client, server, upstream, outcome = "not delivered", %error, "cancel request");
+            let stage = error.stage.label();
+            metrics.upstream(upstream).connect_failed(stage);
+            warn!(client, server, upstream, outcome = "not delivered", stage, %error, "cancel request");
             return;
         }
     };

@@ -23,17 +23,21 @@ pub async fn cancel(
     let mut stage = Stage::Tcp;
     let deliver = async {
         let mut stream = dialer.secure(peer, &mut stage).await?.stream;
+        stage = Stage::Startup;
         let failed = |error: std::io::Error| {
             ConnectError::refused(Stage::Startup, "08006", &format!("the cancel request failed: {error}"))
         };
         stream.write_all(&cancel_request(process_id, secret_key)).await.map_err(failed)?;
-        let mut nothing = [0; 16];
         // PostgreSQL ends such a connection without close_notify: how it ends does not matter.
-        while matches!(stream.read(&mut nothing).await, Ok(count) if count > 0) {}
-        Ok(())
+        match stream.read(&mut [0]).await {
+            Ok(0) | Err(_) => Ok(()),
+            // Nor would it say a word, so whoever does is not listened to.
+            Ok(_) => Err(ConnectError::refused(stage, "08P01", "the server answered a cancel request")),
+        }
     };
-    let delivered = timeout(dialer.upstream.connect_timeout, deliver).await;
-    delivered.unwrap_or_else(|_| {
-        Err(ConnectError::refused(Stage::Startup, "08006", "the cancel request was not answered in time"))
-    })
+    let limit = dialer.upstream.connect_timeout;
+    let delivered = timeout(limit, deliver).await;
+    delivered
+        .unwrap_or_else(|_| Err(ConnectError::timed_out(stage, limit)))
+        .map_err(|error| error.at(&dialer.upstream.name))
 }

@@ -98,14 +98,25 @@ impl ConnectError {
         Self { retryable: true, ..Self::refused(stage, "08006", text) }
     }
 
+    /// Nothing came of `stage` within `limit`.
+    pub(crate) fn timed_out(stage: Stage, limit: Duration) -> Self {
+        Self::passing(stage, &format!("no answer within {limit:?} ({})", stage.label()))
+    }
+
     /// PostgreSQL said it.
     fn told(stage: Stage, body: &[u8]) -> Self {
-        let refusal = Refusal::verbatim(body);
+        let Some(refusal) = Refusal::well_formed(body) else {
+            return Self::refused(
+                stage,
+                "08P01",
+                "the server broke the protocol: an error that cannot be read",
+            );
+        };
         let retryable = matches!(refusal.sqlstate(), "57P03" | "53300" | "57P01" | "57P02");
         Self { stage, text: format!("the server says {refusal}"), retryable, told: true, refusal }
     }
 
-    fn at(mut self, upstream: &str) -> Self {
+    pub(crate) fn at(mut self, upstream: &str) -> Self {
         self.text = format!("{upstream}: {}", self.text);
         self
     }
@@ -199,10 +210,7 @@ impl Dialer {
         let limit = self.upstream.connect_timeout;
         let outcome = timeout(limit, login).await;
         outcome
-            .unwrap_or_else(|_| {
-                let text = format!("no answer within {limit:?} ({})", stage.label());
-                Err(ConnectError::passing(stage, &text))
-            })
+            .unwrap_or_else(|_| Err(ConnectError::timed_out(stage, limit)))
             .map_err(|error| error.at(&self.upstream.name))
     }
 

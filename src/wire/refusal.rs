@@ -9,6 +9,9 @@ pub struct Refusal {
     body: Vec<u8>,
 }
 
+/// A log line shows no more of a message than this: a server may send a quarter of a megabyte.
+const SHOWN_CHARS_MAX: usize = 1000;
+
 /// How grave an error is (protocol-error-fields, `S` and `V`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -60,6 +63,19 @@ impl Refusal {
     #[must_use]
     pub fn verbatim(body: &[u8]) -> Self {
         Self { body: body.to_vec() }
+    }
+
+    /// The same of a server that has not shown yet that it is PostgreSQL: `None` where a client could not read it
+    /// (no SQLSTATE, no message, no end).
+    #[must_use]
+    pub fn well_formed(body: &[u8]) -> Option<Self> {
+        let fields = body.strip_suffix(b"\0\0")?;
+        let ends = fields.split(|&byte| byte == 0).all(|field| !field.is_empty());
+        let has_code = field(body, b'C').is_some_and(|code| {
+            code.len() == 5 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+        });
+        let has_severity = field(body, b'S').is_some();
+        (ends && has_code && has_severity && field(body, b'M').is_some()).then(|| Self::verbatim(body))
     }
 
     /// Whether the connection ends with it.
@@ -133,12 +149,41 @@ fn push_field(body: &mut Vec<u8>, code: u8, value: &str) {
 
 impl fmt::Debug for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.sqlstate(), self.message())
+        write!(f, "{}: {:.*}", self.sqlstate(), SHOWN_CHARS_MAX, self.message())
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_no_client_could_read_is_not_well_formed() {
+        let rows: [(&[u8], bool); 9] = [
+            (b"SFATAL\0VFATAL\0C28P01\0Mno\0\0", true),
+            (b"SFATAL\0C28P01\0M\0\0", true),
+            (b"", false),
+            (b"\0", false),
+            (b"SFATAL\0Mno code\0\0", false),
+            (b"SFATAL\0Cshort\0Mlower case\0\0", false),
+            (b"SFATAL\0C28P01\0\0", false),
+            (b"SFATAL\0C28P01\0Mno end", false),
+            (b"SFATAL\0C28P01\0Man end\0\0and more\0\0", false),
+        ];
+        for (body, expected) in rows {
+            assert_eq!(Refusal::well_formed(body).is_some(), expected, "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn a_log_shows_no_novel() {
+        let refusal = Refusal::fatal("XX000", &"ä".repeat(5000));
+        assert_eq!(refusal.to_string().chars().count(), SHOWN_CHARS_MAX + 7);
     }
 }

@@ -11,7 +11,9 @@
 #![allow(unreachable_pub, dead_code, reason = "the tests share what they stand on, and use what they need")]
 
 mod hostile;
+mod network;
 mod postgres;
 mod reload;
+mod scram;
 mod scripted;
 mod support;

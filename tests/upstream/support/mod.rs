@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub mod front;
 pub mod postgres;
 pub mod raw;
 pub mod stagedoor;
