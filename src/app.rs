@@ -16,6 +16,7 @@ use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::Mutex;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -30,16 +31,14 @@ use crate::admin::control::Control;
 use crate::admin::control::Readiness;
 use crate::admin::control::UpstreamStatus;
 use crate::admin::http;
+use crate::auth::verifier::Salts;
 use crate::auth::verifier::Verifier;
+use crate::client::lobby::Lobby;
 use crate::client::login::Reception;
 use crate::client::registry::Registry;
-use crate::config::change::changed_upstreams;
-use crate::config::change::needs_restart;
+use crate::config::load::Loaded;
 use crate::config::load::Sources;
-use crate::config::load::load;
 use crate::config::model::Config;
-use crate::config::model::Route;
-use crate::config::model::Upstream;
 use crate::lifecycle::Ending;
 use crate::lifecycle::Lifecycle;
 use crate::listener;
@@ -50,10 +49,11 @@ use crate::pool::checkout::Dying;
 use crate::pool::checkout::UpstreamPools;
 use crate::pool::pools::Pools;
 use crate::pool::upkeep;
-use crate::server::connect::ConnectError;
+use crate::reload::Files;
 use crate::server::connect::Dialer;
 use crate::tls::error::TlsError;
-use crate::wire::message::TERMINATE;
+
+mod rotation;
 
 /// How long the house must be empty before an ending sidecar believes that its clients are gone: a pool that
 /// closes one connection may open another.
@@ -84,14 +84,16 @@ pub enum StartError {
 
 /// The running house.
 struct App {
-    /// Where the configuration came from, and is looked for again.
-    sources: Sources,
     config: ArcSwap<Config>,
     registry: Arc<Registry>,
     /// What new clients find.
     reception: Arc<ArcSwap<Reception>>,
-    /// One reload at a time.
-    reloading: Mutex<()>,
+    /// The files of the configuration. One reload at a time.
+    files: Mutex<Files>,
+    /// Why the newest configuration is not in force; empty where it is.
+    stale: std::sync::Mutex<String>,
+    /// Somebody has a reason to believe that a file has changed, or will soon.
+    hint: Arc<Notify>,
     pools: Arc<Pools>,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
@@ -101,9 +103,9 @@ struct App {
 ///
 /// # Errors
 /// As [`StartError`]; after the start nothing ends it but a signal.
-pub async fn run(config: Config, sources: Sources) -> Result<(), StartError> {
+pub async fn run(loaded: Loaded, sources: Sources) -> Result<(), StartError> {
     let mut signals = Signals::new().map_err(StartError::Signals)?;
-    let (app, graveyards) = App::build(config, sources)?;
+    let (app, graveyards) = App::build(loaded.config, Files::new(sources, loaded.files))?;
     let config = app.config.load_full();
     let ports: Vec<u16> =
         config.routes.iter().filter_map(|route| route.port).collect::<HashSet<_>>().into_iter().collect();
@@ -118,28 +120,30 @@ pub async fn run(config: Config, sources: Sources) -> Result<(), StartError> {
 type Graveyards = Vec<(Weak<UpstreamPools>, UnboundedReceiver<Dying>)>;
 
 impl App {
-    fn build(config: Config, sources: Sources) -> Result<(Arc<Self>, Graveyards), StartError> {
+    fn build(config: Config, files: Files) -> Result<(Arc<Self>, Graveyards), StartError> {
         let metrics = Arc::new(Metrics::new());
+        let hint = Arc::new(Notify::new());
         let mut graveyards = Vec::new();
         let mut upstreams = Vec::new();
         for upstream in &config.upstreams {
             let dialer = Dialer::new(upstream.clone())
                 .map_err(|source| StartError::Tls { upstream: upstream.name.clone(), source })?;
             let (pools, graveyard) =
-                UpstreamPools::new(upstream.clone(), dialer, metrics.upstream(&upstream.name));
+                UpstreamPools::new(upstream.clone(), dialer, metrics.upstream(&upstream.name), hint.clone());
             graveyards.push((Arc::downgrade(&pools), graveyard));
             upstreams.push(pools);
         }
         let pools = Arc::new(Pools::new(upstreams));
         let registry = Arc::new(Registry::default());
-        let reception = reception(&config, pools.clone(), registry.clone(), metrics.clone())?;
+        let reception = reception(&config, None, (pools.clone(), registry.clone(), metrics.clone()))?;
         metrics.config_loaded(now());
         let app = Self {
-            sources,
             config: ArcSwap::from_pointee(config),
             registry,
             reception: Arc::new(ArcSwap::from_pointee(reception)),
-            reloading: Mutex::default(),
+            files: Mutex::new(files),
+            stale: std::sync::Mutex::default(),
+            hint,
             pools,
             metrics,
             lifecycle: Lifecycle::new(),
@@ -162,9 +166,10 @@ impl App {
             // Not lifecycle's: it closes servers to the very end.
             tokio::spawn(upkeep::run(upstream, graveyard, find.clone()));
         }
+        let lobby = Arc::new(Lobby::default());
         for door in doors {
             info!(address = door.address(), "listening");
-            self.lifecycle.spawn(door.accept(self.reception.clone(), self.lifecycle.clone()));
+            self.lifecycle.spawn(door.accept(self.reception.clone(), lobby.clone(), self.lifecycle.clone()));
         }
         if let Ok(address) = admin.local_addr() {
             info!(%address, "admin listening");
@@ -172,6 +177,7 @@ impl App {
         let control: Arc<dyn Control> = self.clone();
         self.lifecycle.spawn(http::serve(admin, control, self.metrics.clone(), self.lifecycle.clone()));
         self.lifecycle.spawn(self.clone().reach_upstreams());
+        self.lifecycle.spawn(self.clone().watch());
     }
 
     /// Logs in to every upstream once, until it worked: then the sidecar is ready.
@@ -190,13 +196,14 @@ impl App {
     }
 
     async fn reach(&self, pools: &Arc<UpstreamPools>) {
-        let config = self.config.load_full();
-        let Some(route) = config.routes.iter().find(|route| route.upstream.name == pools.upstream.name)
-        else {
-            return;
-        };
         let mut pause = Duration::from_millis(200);
-        while !pools.was_verified() && !try_login(pools, route).await {
+        while !pools.was_verified() {
+            // Each time as the configuration is by now: it may have been mended.
+            let config = self.config.load_full();
+            match rotation::prove(&config, &pools.dialer.load_full(), pools).await {
+                Ok(()) => return,
+                Err(error) => pools.note(Some(&error)),
+            }
             sleep(pause).await;
             pause = (pause * 2).min(PROBE_PAUSE_MAX);
         }
@@ -211,53 +218,6 @@ impl App {
                 () = self.lifecycle.draining() => return,
             }
         }
-    }
-
-    /// Reads the configuration again and lets live what can. Where anything is wrong, nothing changes.
-    async fn reload(&self) -> Result<String, String> {
-        let _one_at_a_time = self.reloading.lock().await;
-        let outcome = self.try_reload().await;
-        match &outcome {
-            Ok(what) => {
-                self.metrics.config_loaded(now());
-                info!("{what}");
-            }
-            Err(why) => {
-                self.metrics.config_refused();
-                error!(%why, "the configuration was not taken over: the old one stays in force");
-            }
-        }
-        outcome
-    }
-
-    async fn try_reload(&self) -> Result<String, String> {
-        let new = load(&self.sources).map_err(|faults| faults.to_string())?.config;
-        let old = self.config.load_full();
-        let fixed = needs_restart(&old, &new);
-        if !fixed.is_empty() {
-            return Err(format!("these settings need a restart: {}", fixed.join(", ")));
-        }
-        let changed = changed_upstreams(&old, &new);
-        let mut dialers = Vec::new();
-        for upstream in &changed {
-            dialers.push((upstream.name.clone(), prove(&new, upstream).await?));
-        }
-        let reception = reception(&new, self.pools.clone(), self.registry.clone(), self.metrics.clone());
-        self.reception.store(Arc::new(reception.map_err(|error| error.to_string())?));
-        for (name, dialer) in dialers {
-            if let Some(pools) = self.pools.upstreams.iter().find(|pools| pools.upstream.name == name) {
-                pools.change_dialer(dialer);
-            }
-        }
-        for route in &new.routes {
-            self.pools.change_password(&route.upstream.name, &route.user, route.password.as_ref());
-        }
-        self.config.store(Arc::new(new));
-        Ok(format!(
-            "the configuration was read again: {} of {} upstreams changed",
-            changed.len(),
-            old.upstreams.len()
-        ))
     }
 
     /// Serves on while clients are there, up to the grace period; then lets transactions end.
@@ -322,7 +282,10 @@ impl Control for App {
                 details.push(format!("upstream {}: no verified login yet", pools.upstream.name));
             }
         }
-        Readiness { ready: details.is_empty(), details }
+        let ready = details.is_empty();
+        // Backstage is served all the same, by the settings of before.
+        details.extend(self.stale());
+        Readiness { ready, details }
     }
 
     fn upstreams(&self) -> Vec<UpstreamStatus> {
@@ -360,75 +323,37 @@ impl Control for App {
     }
 }
 
-/// A dialer for a changed upstream, after one login with it that worked.
-async fn prove(config: &Config, upstream: &Arc<Upstream>) -> Result<Dialer, String> {
-    let dialer = Dialer::new(upstream.clone()).map_err(|error| error.to_string())?;
-    let Some(route) = config.routes.iter().find(|route| route.upstream.name == upstream.name) else {
-        return Ok(dialer);
-    };
-    match dialer.connect(route.database.to_try(), &route.user, route.password.as_ref()).await {
-        Ok(connected) => {
-            let mut stream = connected.stream;
-            let _ = stream.write_all(TERMINATE).await;
-            let _ = stream.shutdown().await;
-            Ok(dialer)
-        }
-        Err(error) if is_only_the_database(&error) => Ok(dialer),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// The server has proven itself and taken our proof: that this one database cannot be opened says nothing of others.
-fn is_only_the_database(error: &ConnectError) -> bool {
-    matches!(error.refusal().sqlstate(), "3D000" | "42501")
-}
-
 #[expect(clippy::disallowed_methods, reason = "a metric shows when, in everybody's time")]
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// One login, to see that it works. A database that is not there, or not ours to open, is refused after the
-/// server has proven itself and taken our proof: that is enough.
-async fn try_login(pools: &Arc<UpstreamPools>, route: &Route) -> bool {
-    let database = route.database.to_try();
-    let dialer = pools.dialer.load_full();
-    match dialer.connect(database, &route.user, route.password.as_ref()).await {
-        Ok(connected) => {
-            pools.note(None);
-            pools.note_connected(&connected);
-            let mut stream = connected.stream;
-            let _ = stream.write_all(TERMINATE).await;
-            let _ = stream.shutdown().await;
-            true
-        }
-        Err(error) if is_only_the_database(&error) => {
-            pools.note(None);
-            true
-        }
-        Err(error) => {
-            pools.note(Some(&error));
-            false
-        }
-    }
-}
-
+/// What clients find by `config`. Whoever was believed `before` is believed still.
 fn reception(
     config: &Config,
-    pools: Arc<Pools>,
-    registry: Arc<Registry>,
-    metrics: Arc<Metrics>,
+    before: Option<&Reception>,
+    (pools, registry, metrics): (Arc<Pools>, Arc<Registry>, Arc<Metrics>),
 ) -> Result<Reception, StartError> {
+    let salts = match before {
+        Some(before) => before.salts.clone(),
+        None => Salts::new(&random()?),
+    };
     let mut verifiers = Vec::new();
     for route in &config.routes {
         if let Some(password) = &route.password {
-            verifiers.push((route.clone(), Verifier::new(password, random()?)));
+            let verifier = match before.and_then(|before| before.verifier_of(route)) {
+                Some(verifier) => verifier.with(password),
+                None => Verifier::new(password, salts.of(&route.user)),
+            };
+            verifiers.push((route.clone(), verifier));
         }
     }
+    let passwords = verifiers.iter().map(|(_, verifier)| verifier.passwords()).max().unwrap_or(1);
     Ok(Reception {
         routes: config.routes.clone(),
         verifiers,
-        stranger: Verifier::stranger(random()?, &random::<24>()?),
+        stranger: Verifier::stranger(&random::<24>()?, passwords),
+        salts,
         auth: config.listen.auth,
         login_timeout: config.listen.login_timeout,
         clients_max: config.listen.clients_max,

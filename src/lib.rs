@@ -12,6 +12,7 @@ pub mod listener;
 pub mod metrics;
 pub mod net;
 pub mod pool;
+pub mod reload;
 pub mod route;
 pub mod server;
 pub mod session;

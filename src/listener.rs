@@ -1,10 +1,13 @@
 //! The doors: binds them, accepts, and hands each connection to a task of its own.
 
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -16,10 +19,10 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::net::TcpSocket;
 use tokio::net::UnixListener;
-use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tracing::warn;
 
+use crate::client::lobby::Lobby;
 use crate::client::login::Reception;
 use crate::config::model::Listen;
 use crate::lifecycle::Lifecycle;
@@ -29,9 +32,8 @@ use crate::net::stream::Stream;
 /// Connections that the system holds for us while we are busy.
 const BACKLOG: u32 = 1024;
 
-/// Connections beyond `maxClients` that are heard out, so that they can be told 53300 and so that cancel
-/// requests come through even then.
-const OVERFLOW: usize = 64;
+/// Ports of the system's choice that are tried until one is free on both loopback addresses.
+const PORTS_TRIED: usize = 16;
 
 /// How long a client may live and take nothing of what it is sent. PostgreSQL waits for ever, but others may want the
 /// server that such a one holds. So long Linux itself goes on with a peer that does not answer (tcp_retries2).
@@ -57,27 +59,44 @@ pub struct BindError {
 /// plugins have of their own, and the Unix socket.
 ///
 /// # Errors
-/// Where an address is taken or not ours to take; `::1` may be missing.
+/// Where an address is taken or not ours to take; `::1` may be missing, but not somebody else's: a client that looks
+/// for `localhost` may go there, and would tell that one its password.
 pub fn open(listen: &Listen, plugin_ports: &[u16]) -> Result<Vec<Door>, BindError> {
     let mut doors = Vec::new();
     let mut main = listen.port;
     for &port in std::iter::once(&listen.port).chain(plugin_ports) {
-        let first = tcp(listen.host, port)?;
-        let bound = first.local_addr().map_err(|source| BindError::new(listen.host, port, source))?.port();
-        if port == listen.port {
-            main = bound; // The system's choice, where it was asked for one.
-        }
-        doors.push(Door::Tcp { listener: first, port });
-        if listen.host == IpAddr::V4(Ipv4Addr::LOCALHOST)
-            && let Ok(second) = tcp(IpAddr::V6(Ipv6Addr::LOCALHOST), bound)
+        let listeners = tcp_and_twin(listen.host, port)?;
+        if let Some(bound) = listeners.first().and_then(|first| first.local_addr().ok())
+            && port == listen.port
         {
-            doors.push(Door::Tcp { listener: second, port });
+            main = bound.port(); // The system's choice, where it was asked for one.
         }
+        doors.extend(listeners.into_iter().map(|listener| Door::Tcp { listener, port }));
     }
     if let Some(directory) = &listen.socket {
         doors.push(unix(directory, main, listen.port)?);
     }
     Ok(doors)
+}
+
+/// The address, and for 127.0.0.1 the same port of `::1`.
+fn tcp_and_twin(host: IpAddr, port: u16) -> Result<Vec<TcpListener>, BindError> {
+    let six = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let first = tcp(host, port)?;
+        if host != IpAddr::V4(Ipv4Addr::LOCALHOST) {
+            return Ok(vec![first]);
+        }
+        let bound = first.local_addr().map_err(|source| BindError::new(host, port, source))?.port();
+        match tcp(six, bound) {
+            Ok(second) => return Ok(vec![first, second]),
+            Err(error) if error.source.kind() != io::ErrorKind::AddrInUse => return Ok(vec![first]), // No IPv6.
+            Err(_) if port == 0 && tries < PORTS_TRIED => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn tcp(host: IpAddr, port: u16) -> Result<TcpListener, BindError> {
@@ -93,21 +112,64 @@ fn tcp(host: IpAddr, port: u16) -> Result<TcpListener, BindError> {
 
 fn unix(directory: &Path, number: u16, port: u16) -> Result<Door, BindError> {
     let path = directory.join(format!(".s.PGSQL.{number}"));
-    let bind = || {
-        if std::os::unix::net::UnixStream::connect(&path).is_err() {
-            // Left behind by a process that is gone.
-            let _ = std::fs::remove_file(&path);
-        }
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(listener)
-    };
-    let listener = bind().map_err(|source| BindError {
+    let listener = bind_unix(directory, &path).map_err(|source| BindError {
         place: path.display().to_string(),
         source,
         mend: "Change stagedoor.listen.socket, or see who uses it.",
     })?;
     Ok(Door::Unix { listener, port, path })
+}
+
+/// The socket is made where nobody else gets in, closed to others, and moved to its place: at no moment may anybody
+/// else connect. The move also replaces what a process left behind that is gone.
+fn bind_unix(directory: &Path, path: &Path) -> io::Result<UnixListener> {
+    warn_of_neighbours(directory)?;
+    refuse_living(path)?;
+    let closed = directory.join(format!(".sd{}", std::process::id()));
+    fs::DirBuilder::new().mode(0o700).create(&closed)?;
+    let own = closed.join("s");
+    let bind = || {
+        let listener = UnixListener::bind(&own)?;
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o600))?;
+        fs::rename(&own, path)?;
+        Ok(listener)
+    };
+    let bound = bind();
+    let _ = fs::remove_file(&own);
+    let _ = fs::remove_dir(&closed);
+    bound
+}
+
+/// Whoever may write to the directory may put a socket of its own in the place of ours. An emptyDir of Kubernetes is
+/// open to everybody in the pod, so this is said and not refused.
+fn warn_of_neighbours(directory: &Path) -> io::Result<()> {
+    const WRITABLE_BY_OTHERS: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    let mode = fs::metadata(directory)?.permissions().mode();
+    if mode & WRITABLE_BY_OTHERS != 0 && mode & STICKY == 0 {
+        let directory = directory.display().to_string();
+        let mode = format!("{:o}", mode & 0o7777);
+        warn!(
+            directory,
+            mode,
+            "others may replace the Unix socket: make stagedoor.listen.socket a directory of mode 0700, or 1777"
+        );
+    }
+    Ok(())
+}
+
+/// An error where something is in the place that is not a socket whose process is gone.
+fn refuse_living(path: &Path) -> io::Result<()> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket"));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
+        Err(error) => Err(error),
+    }
 }
 
 impl BindError {
@@ -133,9 +195,8 @@ impl Door {
     }
 
     /// Accepts clients until `lifecycle` stops, each in a task of its own.
-    pub async fn accept(self, reception: Arc<ArcSwap<Reception>>, lifecycle: Lifecycle) {
+    pub async fn accept(self, reception: Arc<ArcSwap<Reception>>, lobby: Arc<Lobby>, lifecycle: Lifecycle) {
         let stop = lifecycle.stop_token();
-        let places = Arc::new(Semaphore::new(reception.load().clients_max + OVERFLOW));
         loop {
             let accepted = tokio::select! {
                 accepted = self.next() => accepted,
@@ -150,20 +211,18 @@ impl Door {
                     continue;
                 }
             };
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                continue; // Dropped: closed at once.
-            };
+            // While it waits here, the next ones wait in the system's queue.
+            let Some(newcomer) = stop.run_until_cancelled(lobby.enter()).await else { break };
             let reception = reception.load_full();
             let goodbye = lifecycle.stop_token();
             lifecycle.spawn_client(async move {
                 let waiting = goodbye.cancelled();
                 tokio::pin!(waiting);
-                reception.receive(stream, port, waiting).await;
-                drop(place);
+                reception.receive(newcomer, stream, port, waiting).await;
             });
         }
         if let Self::Unix { path, .. } = &self {
-            let _ = std::fs::remove_file(path);
+            let _ = fs::remove_file(path);
         }
     }
 

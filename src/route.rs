@@ -103,6 +103,7 @@ mod tests {
             upstream: upstream(host),
             user: "u".to_owned(),
             password: None,
+            rotates: false,
             database,
             port,
             label,

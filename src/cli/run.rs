@@ -30,7 +30,7 @@ pub(super) fn run(sources: &Sources) -> Exit {
             return Exit::Failure;
         }
     };
-    match runtime.block_on(app::run(loaded.config, sources.clone())) {
+    match runtime.block_on(app::run(loaded, sources.clone())) {
         Ok(()) => Exit::Success,
         Err(error) => {
             error!(%error, "stagedoor ends");

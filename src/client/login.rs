@@ -4,10 +4,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio::time::timeout;
 use tokio_util::sync::WaitForCancellationFuture;
 use tracing::info;
 
+use crate::auth::verifier::Salts;
 use crate::auth::verifier::Verifier;
 use crate::client::arrival::Arrival;
 use crate::client::arrival::ArrivalError;
@@ -15,6 +17,7 @@ use crate::client::arrival::Doorway;
 use crate::client::authenticate::LoginError;
 use crate::client::authenticate::authenticate;
 use crate::client::cancel::cancel;
+use crate::client::lobby::Newcomer;
 use crate::client::registry::Registered;
 use crate::client::registry::Registry;
 use crate::client::serve::Client;
@@ -49,6 +52,7 @@ pub struct Reception {
     pub verifiers: Vec<(Arc<Route>, Verifier)>,
     /// For a user that nobody knows, so that it costs and says the same.
     pub stranger: Verifier,
+    pub salts: Salts,
     pub auth: ClientAuth,
     pub login_timeout: Duration,
     pub clients_max: usize,
@@ -85,41 +89,39 @@ impl Reception {
     /// One connection, from its first byte to its last.
     pub async fn receive(
         self: Arc<Self>,
+        newcomer: Newcomer,
         stream: Stream,
         port: u16,
         goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
     ) {
         let mut door = Doorway::new(stream);
-        let arrival = match timeout(self.login_timeout, door.arrive()).await {
-            Ok(Ok(arrival)) => arrival,
-            Ok(Err(ArrivalError::Gone)) => return, // A probe of the port, most likely.
-            Ok(Err(error)) => return turn_away(door, error.refusal(), "", "", &error.to_string()).await,
-            Err(_) => return turn_away(door, None, "", "", "no startup packet in time").await,
+        let deadline = Instant::now() + self.login_timeout;
+        let arrival = match newcomer.hear(deadline, door.arrive()).await {
+            Some(Ok(arrival)) => arrival,
+            Some(Err(ArrivalError::Gone)) => return, // A probe of the port, most likely.
+            Some(Err(error)) => {
+                return turn_away(door, error.refusal(), "", "", &error.to_string()).await;
+            }
+            None => {
+                drop(newcomer);
+                return turn_away(door, None, "", "", "no startup packet in time").await;
+            }
         };
-        match arrival {
+        let startup = match arrival {
             Arrival::Cancel { process_id, secret_key } => {
                 cancel(&self.registry, &self.metrics, process_id, &secret_key).await;
+                return;
             }
-            Arrival::Session(startup) => self.session(door, startup, port, goodbye).await,
-        }
-    }
-
-    async fn session(
-        self: Arc<Self>,
-        mut door: Doorway,
-        startup: Startup,
-        port: u16,
-        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
-    ) {
-        let login = timeout(self.login_timeout, self.admit(&mut door, &startup, port));
-        let refused = match login.await {
-            Ok(Ok(admitted)) => {
-                let (stream, early) = door.into_parts();
-                return self.run(stream, &early, startup, admitted, goodbye).await;
+            Arrival::Session(startup) => startup,
+        };
+        let refused = match newcomer.hear(deadline, self.prove(&mut door, &startup, port)).await {
+            Some(Ok(route)) => {
+                drop(newcomer);
+                return self.clone().session(door, startup, route.clone(), goodbye).await;
             }
-            Ok(Err(Refused::Login(error))) => (error.refusal(&startup.user), error.to_string()),
-            Ok(Err(Refused::Told(refusal))) => (Some(refusal.clone()), refusal.to_string()),
-            Err(_) => {
+            Some(Err(error)) => (error.refusal(&startup.user), error.to_string()),
+            None => {
+                drop(newcomer);
                 let refusal = Refusal::fatal("08006", "stagedoor: the login took too long");
                 (Some(refusal), "the login took longer than stagedoor.listen.loginTimeout".to_owned())
             }
@@ -127,17 +129,50 @@ impl Reception {
         turn_away(door, refused.0, &startup.user, &startup.database, &refused.1).await;
     }
 
-    /// Proves the client, finds its pool, and greets it.
-    async fn admit(&self, door: &mut Doorway, startup: &Startup, port: u16) -> Result<Admitted, Refused> {
+    /// Has the client prove itself. Unknown user or wrong password: it hears the same, and waits as long.
+    async fn prove(
+        &self,
+        door: &mut Doorway,
+        startup: &Startup,
+        port: u16,
+    ) -> Result<&Arc<Route>, LoginError> {
         if startup.minor > 2 || !startup.unknown_options.is_empty() {
             let version = PROTOCOL_NEWEST.min(0x0003_0000 | i32::from(startup.minor));
             let message = Message::NegotiateProtocolVersion { version, options: &startup.unknown_options };
             door.stream.write_all(&message.encode()).await?;
         }
         let route = route(&self.routes, port, &startup.user, &startup.database);
-        let verifier = route.and_then(|route| self.verifier(route)).unwrap_or(&self.stranger);
+        let stranger = self.stranger.with_salt(self.salts.of(&startup.user));
+        let verifier = route.and_then(|route| self.verifier(route)).unwrap_or(&stranger);
         authenticate(door, self.auth, verifier).await?;
-        let route = route.ok_or(LoginError::Password)?;
+        route.ok_or(LoginError::Password)
+    }
+
+    async fn session(
+        self: Arc<Self>,
+        mut door: Doorway,
+        startup: Startup,
+        route: Arc<Route>,
+        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) {
+        let refused = match self.admit(&mut door, &startup, &route).await {
+            Ok(admitted) => {
+                let (stream, early) = door.into_parts();
+                return self.run(stream, &early, startup, admitted, goodbye).await;
+            }
+            Err(Refused::Login(error)) => (error.refusal(&startup.user), error.to_string()),
+            Err(Refused::Told(refusal)) => (Some(refusal.clone()), refusal.to_string()),
+        };
+        turn_away(door, refused.0, &startup.user, &startup.database, &refused.1).await;
+    }
+
+    /// Finds the pool of a client that has proven itself, and greets it.
+    async fn admit(
+        &self,
+        door: &mut Doorway,
+        startup: &Startup,
+        route: &Arc<Route>,
+    ) -> Result<Admitted, Refused> {
         if self.registry.count() >= self.clients_max {
             return Err(too_many().into());
         }
@@ -172,6 +207,15 @@ impl Reception {
         words.extend_from_slice(&Message::ReadyForQueryIdle.encode());
         door.stream.write_all(&words).await?;
         Ok(Admitted { pool, policy, metrics, registered, state, plugin })
+    }
+
+    /// Who is believed on the route of an earlier configuration that has the place of `route`.
+    #[must_use]
+    pub fn verifier_of(&self, route: &Route) -> Option<&Verifier> {
+        let same = |known: &Route| {
+            known.port == route.port && known.user == route.user && known.database == route.database
+        };
+        self.verifiers.iter().find(|(known, _)| same(known)).map(|(_, verifier)| verifier)
     }
 
     fn verifier(&self, route: &Arc<Route>) -> Option<&Verifier> {

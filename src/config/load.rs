@@ -23,6 +23,7 @@ use crate::config::merge::Effective;
 use crate::config::merge::Layer;
 use crate::config::merge::Origin;
 use crate::config::model::Config;
+use crate::config::picture::Picture;
 use crate::config::resolve;
 use crate::config::world::Unreadable;
 use crate::config::world::World;
@@ -43,8 +44,8 @@ pub struct Loaded {
     pub config: Config,
     /// Every value that was read, with where it came from. Holds secrets: show it through `render` only.
     pub effective: Effective,
-    /// Every file that was read, in order and once each, for watching.
-    pub files: Vec<PathBuf>,
+    /// What the files said.
+    pub files: Picture,
 }
 
 /// Reads everything, and resolves it.
@@ -52,10 +53,27 @@ pub struct Loaded {
 /// # Errors
 /// Every fault at once.
 pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
+    let (outcome, files) = load_and_picture(sources);
+    outcome.map(|(config, effective)| Loaded { config, effective, files })
+}
+
+/// The same, and whatever comes of it, what every file said that was read or looked for: mending one of them may mend
+/// the whole.
+pub fn load_and_picture(sources: &Sources) -> (Result<(Config, Effective), Faults>, Picture) {
     let machine = Machine::new(variables());
-    let effective = layers(&machine, sources)?;
-    let config = resolve::resolve(&effective, &machine)?;
-    Ok(Loaded { config, effective, files: machine.read.into_inner() })
+    let outcome = layers(&machine, sources)
+        .and_then(|effective| Ok((resolve::resolve(&effective, &machine)?, effective)));
+    (outcome, machine.seen.into_inner())
+}
+
+/// What the files of an earlier picture say now.
+#[must_use]
+pub fn look(earlier: &Picture) -> Picture {
+    let mut now = Picture::default();
+    for path in earlier.paths() {
+        now.read(path, &read_bounded(path, yaml::FILE_BYTES_MAX));
+    }
+    now
 }
 
 /// What Backstage itself would see: the merged value of all files and of the environment.
@@ -183,29 +201,31 @@ fn environment_layer(world: &dyn World, faults: &mut Vec<Fault>) -> Option<Layer
     done.value.map(|value| Layer { origin: Origin::Environment, value, via: done.via, missing })
 }
 
-/// The real world. Remembers what it read.
+/// The real world. Remembers what it saw.
 struct Machine {
     variables: Vec<(String, String)>,
-    read: RefCell<Vec<PathBuf>>,
+    seen: RefCell<Picture>,
 }
 
 impl Machine {
     fn new(variables: Vec<(String, String)>) -> Self {
-        Self { variables, read: RefCell::default() }
+        Self { variables, seen: RefCell::default() }
     }
 }
 
 impl World for Machine {
     fn read(&self, path: &Path) -> Result<String, Unreadable> {
-        let mut read = self.read.borrow_mut();
-        if !read.iter().any(|known| known == path) {
-            read.push(path.to_owned());
-        }
-        read_bounded(path, yaml::FILE_BYTES_MAX)
+        let outcome = read_bounded(path, yaml::FILE_BYTES_MAX);
+        self.seen.borrow_mut().read(path, &outcome);
+        outcome
     }
 
     fn exists(&self, path: &Path) -> bool {
-        path.exists()
+        let exists = path.exists();
+        if !exists {
+            self.seen.borrow_mut().absent(path);
+        }
+        exists
     }
 
     fn variable(&self, name: &str) -> Option<String> {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::config::database::Settings;
 use crate::config::database::unset;
 use crate::config::javascript::trim;
+use crate::config::merge::Origin;
 use crate::config::model::Address;
 use crate::config::model::AuthMethod;
 use crate::config::model::AuthPolicy;
@@ -33,6 +34,8 @@ pub struct Login {
     pub upstream: Upstream,
     pub user: String,
     pub password: Option<Secret>,
+    /// Whether the password stands in a file.
+    pub rotates: bool,
     /// The one database that is meant; for the base, the one that it is known to use.
     pub database: String,
     /// The key to point at in messages about the whole.
@@ -75,7 +78,8 @@ pub fn login(reader: &Reader<'_>, world: &dyn World, own: &Own, settings: &Setti
     };
     let plugin = settings.plugin.clone();
     let key = settings.key(reader, "host");
-    Some(Login { plugin, upstream, user, password, database, key })
+    let rotates = from.rotates();
+    Some(Login { plugin, upstream, user, password, rotates, database, key })
 }
 
 fn name_of(address: &Address) -> String {
@@ -181,6 +185,15 @@ impl From<'_> {
 
     fn password(&self) -> Option<Secret> {
         self.text_or("password", "PGPASSWORD").map(Secret::new)
+    }
+
+    fn rotates(&self) -> bool {
+        let (key, effective) = (self.key("password"), self.reader.effective);
+        let in_a_file = effective.layer(&key).is_some_and(|layer| matches!(layer.origin, Origin::File(_)));
+        let by_variable =
+            effective.via(&key).is_some_and(|via| via.contains("${") || via.starts_with("$env"));
+        let said = self.settings.values.get("password").is_some_and(|value| value.is_string());
+        said && in_a_file && !by_variable
     }
 
     /// A password proves both sides: clients to us, and us to PostgreSQL.

@@ -16,6 +16,7 @@ pub mod load;
 pub mod login;
 pub mod merge;
 pub mod model;
+pub mod picture;
 pub mod reader;
 pub mod render;
 pub mod resolve;

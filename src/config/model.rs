@@ -17,6 +17,7 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// Where clients go. The first entry that matches wins; the base route is the last.
     pub routes: Vec<Arc<Route>>,
+    pub reload: Reload,
     pub admin: Admin,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -169,6 +170,8 @@ pub struct Route {
     /// What the client must know, and what we prove to PostgreSQL. Without one only `trust` works on
     /// either side (client certificates upstream).
     pub password: Option<Secret>,
+    /// Whether the password stands in a file, which is watched: what the environment says is said for good.
+    pub rotates: bool,
     /// Databases that belong to this route: one, or any.
     pub database: DatabaseRule,
     /// `stagedoor.listen.plugins.<id>.port`: a port of its own, if this route has one.
@@ -237,6 +240,13 @@ pub struct Watch {
 pub enum PoolMode {
     Transaction,
     Session,
+}
+
+/// How changed files are noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// `stagedoor.reload.interval`: how often the files are looked at.
+    pub interval: Duration,
 }
 
 /// Metrics, health and status over HTTP.

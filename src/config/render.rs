@@ -289,7 +289,7 @@ mod tests {
         let sources = Sources { configs: vec![], cwd: "/app".into() };
         let effective = layers(&world, &sources).unwrap();
         let config = resolve(&effective, &world).unwrap();
-        render(&Loaded { config, effective, files: vec![] })
+        render(&Loaded { config, effective, files: crate::config::picture::Picture::default() })
     }
 
     #[test]

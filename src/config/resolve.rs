@@ -51,6 +51,7 @@ pub fn resolve(effective: &Effective, world: &dyn World) -> Result<Config, Fault
         listen: own.listen,
         upstreams,
         routes,
+        reload: own.reload,
         admin: own.admin,
         shutdown: own.shutdown,
         log: own.log,

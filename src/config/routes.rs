@@ -79,6 +79,7 @@ impl<'a> Plan<'a> {
             upstream: self.upstreams.iter().find(|known| ***known == login.upstream)?.clone(),
             user: login.user.clone(),
             password: login.password.clone(),
+            rotates: login.rotates,
             database,
             port,
             label,

@@ -21,6 +21,7 @@ use crate::config::model::Negotiation;
 use crate::config::model::Pem;
 use crate::config::model::PoolMode;
 use crate::config::model::PoolPolicy;
+use crate::config::model::Reload;
 use crate::config::model::Shutdown;
 use crate::config::model::TlsMode;
 use crate::config::model::TlsVersion;
@@ -30,7 +31,7 @@ use crate::config::world::World;
 
 /// Every section and its keys. Below the two `plugins`, the keys of each plugin.
 pub const SECTIONS: &[(&str, &[&str])] = &[
-    ("stagedoor", &["listen", "auth", "pool", "tls", "admin", "shutdown", "log"]),
+    ("stagedoor", &["listen", "auth", "pool", "tls", "reload", "admin", "shutdown", "log"]),
     (
         "stagedoor.listen",
         &["host", "port", "socket", "auth", "maxClients", "loginTimeout", "allowRemote", "plugins"],
@@ -52,6 +53,7 @@ pub const SECTIONS: &[(&str, &[&str])] = &[
     ),
     ("stagedoor.pool.watch", WATCH),
     ("stagedoor.tls", &["mode", "minVersion", "channelBinding", "negotiation", "crl"]),
+    ("stagedoor.reload", &["interval"]),
     ("stagedoor.admin", &["host", "port"]),
     ("stagedoor.shutdown", &["gracePeriod"]),
     ("stagedoor.log", &["format", "level"]),
@@ -74,6 +76,7 @@ pub struct Own {
     /// `pool.plugins.<id>`
     pub pools: BTreeMap<String, PoolPolicy>,
     pub tls: OwnTls,
+    pub reload: Reload,
     pub admin: Admin,
     pub shutdown: Shutdown,
     pub log: Log,
@@ -115,6 +118,11 @@ pub fn read(reader: &Reader<'_>, world: &dyn World) -> Own {
             .duration("stagedoor.pool.connectTimeout", BRIEF..=HOUR)
             .unwrap_or(Duration::from_secs(5)),
         tls: tls(reader, world),
+        reload: Reload {
+            interval: reader
+                .duration("stagedoor.reload.interval", BRIEF..=HOUR)
+                .unwrap_or(Duration::from_secs(5)),
+        },
         admin: admin(reader),
         shutdown: Shutdown {
             grace_period: reader

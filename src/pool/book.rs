@@ -30,6 +30,8 @@ pub(crate) struct Book<S> {
     pub(crate) limits: Limits,
     pub(crate) open: usize,
     turn: Turn,
+    /// Until then the server takes no login for this pool.
+    pub(crate) held: Option<Instant>,
     /// How often in a row no idle server had these settings, by their number.
     misses: HashMap<u64, u8>,
     /// The one that was used last is at the end, and is used first.
@@ -65,7 +67,7 @@ pub enum Reaped {
 
 impl<S> Book<S> {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, open: 0, turn: Turn::None, misses: HashMap::new(), idle: Vec::new() }
+        Self { limits, open: 0, turn: Turn::None, held: None, misses: HashMap::new(), idle: Vec::new() }
     }
 
     /// It gets one more place, which it has taken from another pool or not.

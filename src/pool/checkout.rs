@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
+use tokio::sync::Notify;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ use crate::metrics::upstream::Servers;
 use crate::metrics::upstream::UpstreamMetrics;
 use crate::pool::book::Limits;
 use crate::pool::book::Reaped;
+use crate::pool::credential::Credential;
+use crate::pool::credential::Turn;
 use crate::pool::lease::Lease;
 use crate::pool::lease::Place;
 use crate::pool::ledger::Count;
@@ -74,6 +77,8 @@ pub struct UpstreamPools {
     /// Servers on their way out. Bounded by the budget: each still has its place.
     dying: mpsc::UnboundedSender<Dying>,
     pub metrics: Arc<UpstreamMetrics>,
+    /// Notified where the server refuses a password that may be another one by now.
+    password_refused: Arc<Notify>,
     /// Which client holds which server.
     pub holders: Arc<Holders>,
     /// How often clients have changed definitions.
@@ -107,7 +112,7 @@ pub struct Pool {
     pub upstream: Arc<UpstreamPools>,
     pub database: String,
     pub user: String,
-    password: Mutex<Option<Secret>>,
+    pub credential: Arc<Credential>,
     pub policy: PoolPolicy,
     greetings: Mutex<HashMap<u64, Reported>>,
     /// How many clients wait for a login.
@@ -125,6 +130,9 @@ pub enum CheckoutError {
     TimedOut { database: String, upstream: String, waited: Duration, limit: usize, open: usize },
     #[error("{0}")]
     Connect(#[from] ConnectError),
+    /// PostgreSQL refuses the password, and no other one has come.
+    #[error("the server says {0}, and the configuration has had no other password since")]
+    PasswordRefused(Refusal),
     #[error("a new server connection could not be used: {0}")]
     FirstProbe(#[from] ExchangeError),
     #[error("the sidecar is ending")]
@@ -139,7 +147,7 @@ impl CheckoutError {
             Self::TimedOut { .. } => Refusal::new(Severity::Error, "53300", &format!("stagedoor: {self}"))
                 .hint("Raise stagedoor.pool.maxServers (within the server's max_connections) or stagedoor.pool.acquireTimeout, or look for long transactions: stagedoor_server_connections, stagedoor_pins_total."),
             Self::Connect(error) => error.refusal(),
-            Self::FirstProbe(ExchangeError::Refused(refusal)) => refusal.clone(),
+            Self::PasswordRefused(refusal) | Self::FirstProbe(ExchangeError::Refused(refusal)) => refusal.clone(),
             Self::FirstProbe(error) => Refusal::fatal("08006", &format!("stagedoor: {error}")),
             Self::Ended => Refusal::fatal("57P01", "terminating connection due to administrator command"),
         }
@@ -150,7 +158,9 @@ impl CheckoutError {
     pub const fn failure(&self) -> AcquireFailure {
         match self {
             Self::TimedOut { .. } => AcquireFailure::Timeout,
-            Self::Connect(_) | Self::FirstProbe(_) | Self::Ended => AcquireFailure::Upstream,
+            Self::Connect(_) | Self::PasswordRefused(_) | Self::FirstProbe(_) | Self::Ended => {
+                AcquireFailure::Upstream
+            }
         }
     }
 }
@@ -162,6 +172,7 @@ impl UpstreamPools {
         upstream: Arc<Upstream>,
         dialer: Dialer,
         metrics: Arc<UpstreamMetrics>,
+        password_refused: Arc<Notify>,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<Dying>) {
         let (dying, graveyard) = mpsc::unbounded_channel();
         metrics.budget.set(i64::try_from(upstream.servers_max).unwrap_or(i64::MAX));
@@ -172,6 +183,7 @@ impl UpstreamPools {
             desk: Mutex::new(desk),
             dying,
             metrics,
+            password_refused,
             holders: Arc::default(),
             schema: Arc::default(),
             up: AtomicBool::new(false),
@@ -245,7 +257,8 @@ impl UpstreamPools {
     /// Notes what the configuration alone says: whether it verifies, and when its own certificates end.
     fn note_policy(&self) {
         let dialer = self.dialer.load();
-        self.metrics.tls_verified(matches!(self.upstream.tls.mode, TlsMode::VerifyFull | TlsMode::VerifyCa));
+        let mode = dialer.upstream.tls.mode;
+        self.metrics.tls_verified(matches!(mode, TlsMode::VerifyFull | TlsMode::VerifyCa));
         let Some(connector) = &dialer.connector else { return };
         if let Some(first) = connector.authorities.iter().map(|ca| ca.not_after).min() {
             self.metrics.certificate_not_after(CertificateRole::Ca, first);
@@ -337,7 +350,7 @@ impl Pool {
         id: PoolId,
         upstream: Arc<UpstreamPools>,
         (database, user): (&str, &str),
-        password: Option<Secret>,
+        credential: Arc<Credential>,
         policy: PoolPolicy,
     ) -> Arc<Self> {
         let limits = Limits {
@@ -351,7 +364,7 @@ impl Pool {
             upstream,
             database: database.to_owned(),
             user: user.to_owned(),
-            password: Mutex::new(password),
+            credential,
             policy,
             greetings: Mutex::default(),
             connecting: AtomicUsize::new(0),
@@ -375,7 +388,7 @@ impl Pool {
         loop {
             let grant = self.grant(&client.fit(), began, deadline).await?;
             let place = Place::new(self.clone());
-            let server = match grant {
+            let opened = match grant {
                 Grant::Server(mut server) => {
                     if !server.is_alive() {
                         self.upstream.bury(self, server, "server_gone");
@@ -383,21 +396,26 @@ impl Pool {
                         continue;
                     }
                     if suits(client, &server.state) {
-                        server
+                        Ok(server)
                     } else {
                         self.upstream.metrics.closed(&self.database, "unsuited");
                         server.close().await;
-                        self.open(client.startup(), began, deadline).await?
+                        self.open(client.startup(), began, deadline).await
                     }
                 }
-                Grant::Connect => self.open(client.startup(), began, deadline).await?,
+                Grant::Connect => self.open(client.startup(), began, deadline).await,
                 Grant::Replace(other) => {
                     self.upstream.metrics.closed(&other.database, "made_room");
                     other.close().await;
-                    self.open(client.startup(), began, deadline).await?
+                    self.open(client.startup(), began, deadline).await
                 }
             };
-            return Ok(Lease::new(server, place));
+            match opened {
+                Ok(server) => return Ok(Lease::new(server, place)),
+                // Servers that are open already are used by turns meanwhile.
+                Err(CheckoutError::PasswordRefused(_)) if Instant::now() < deadline => drop(place),
+                Err(error) => return Err(error),
+            }
         }
     }
 
@@ -408,7 +426,9 @@ impl Pool {
         deadline: Instant,
     ) -> Result<Grant<Box<Server>>, CheckoutError> {
         let mut waiting = {
+            let held = self.credential.standing().map(|(until, _)| until.into_std());
             let mut desk = self.upstream.desk();
+            desk.ledger.hold(self.id, held);
             match desk.ledger.request(self.id, fit, began.into_std()) {
                 Request::Granted(grant) => return Ok(grant),
                 Request::Queued(ticket) => {
@@ -434,6 +454,9 @@ impl Pool {
     }
 
     fn timed_out(&self, began: Instant) -> CheckoutError {
+        if let Some((_, refusal)) = self.credential.standing() {
+            return CheckoutError::PasswordRefused(refusal);
+        }
         CheckoutError::TimedOut {
             database: self.database.clone(),
             upstream: self.upstream.upstream.name.clone(),
@@ -443,7 +466,8 @@ impl Pool {
         }
     }
 
-    /// Opens a server. What may pass by itself (a failover, a restart) is tried again until `deadline`.
+    /// Opens a server. What may pass by itself (a failover, a restart, a password that is being changed) is tried
+    /// again until `deadline`.
     async fn open(
         &self,
         startup: &Parameters,
@@ -453,17 +477,28 @@ impl Pool {
         let _connecting = Counted::new(&self.connecting);
         let mut backoff = BACKOFF.0;
         loop {
-            match self.connect(startup).await {
-                Ok(server) => return Ok(server),
-                Err(CheckoutError::Connect(error)) if error.is_retryable() => {
-                    let pause = backoff.mul_f64(jitter());
-                    if Instant::now() + pause >= deadline {
-                        return Err(CheckoutError::Connect(error));
+            let mut news = self.credential.news();
+            match self.credential.turn() {
+                Turn::LogIn(password) => match self.connect(startup, password.as_ref()).await {
+                    Ok(server) => return Ok(server),
+                    Err(CheckoutError::Connect(error)) if error.is_retryable() => {
+                        let pause = backoff.mul_f64(jitter());
+                        if Instant::now() + pause >= deadline {
+                            return Err(CheckoutError::Connect(error));
+                        }
+                        sleep(pause).await;
+                        backoff = (backoff * 2).min(BACKOFF.1);
                     }
-                    sleep(pause).await;
-                    backoff = (backoff * 2).min(BACKOFF.1);
+                    Err(CheckoutError::Connect(error)) if self.awaits_another(password.as_ref(), &error) => {}
+                    Err(error) => return Err(error),
+                },
+                Turn::Wait { until, refusal } => {
+                    self.upstream.desk().ledger.hold(self.id, Some(until.into_std()));
+                    if self.upstream.count(self.id).open > 1 || Instant::now() >= deadline {
+                        return Err(CheckoutError::PasswordRefused(refusal));
+                    }
+                    let _ = timeout_at(until.min(deadline), news.changed()).await;
                 }
-                Err(error) => return Err(error),
             }
             if Instant::now() >= deadline {
                 return Err(self.timed_out(began));
@@ -471,13 +506,27 @@ impl Pool {
         }
     }
 
-    async fn connect(&self, startup: &Parameters) -> Result<Box<Server>, CheckoutError> {
+    /// Whether the server refused the password, and another one may come. Then the files are looked at.
+    fn awaits_another(&self, password: Option<&Secret>, error: &ConnectError) -> bool {
+        let waits = error.is_wrong_password() && self.credential.refused(password, error.refusal());
+        if waits {
+            self.upstream.password_refused.notify_one();
+        }
+        waits
+    }
+
+    async fn connect(
+        &self,
+        startup: &Parameters,
+        password: Option<&Secret>,
+    ) -> Result<Box<Server>, CheckoutError> {
         let metrics = &self.upstream.metrics;
         let dialer = self.upstream.dialer.load_full();
-        let password = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let connected = dialer.connect_with(startup, &self.database, &self.user, password.as_ref()).await;
+        let connected = dialer.connect_with(startup, &self.database, &self.user, password).await;
         self.upstream.note(connected.as_ref().err());
         let connected = connected?;
+        self.credential.accepted(password);
+        self.unhold();
         metrics.opened(&self.database);
         self.upstream.note_connected(&connected);
         let lifetime = self.policy.lifetime_max.mul_f64(jitter());
@@ -507,9 +556,9 @@ impl Pool {
         statements.push(Arc::downgrade(count));
     }
 
-    /// New servers log in with this password.
-    pub fn change_password(&self, password: Option<Secret>) {
-        *self.password.lock().unwrap_or_else(PoisonError::into_inner) = password;
+    /// Logins may be tried again, whatever the server said before.
+    pub(crate) fn unhold(&self) {
+        self.upstream.desk().ledger.hold(self.id, None);
     }
 
     /// What a login with these settings is told, where another one was told it while this pool had servers:

@@ -99,13 +99,21 @@ impl<S> Ledger<S> {
         }
     }
 
+    /// Until `until` a login for `pool` is in vain. A pool that has servers does with those, and none is closed to
+    /// open another; a pool that has none has one client try.
+    pub fn hold(&mut self, pool: PoolId, until: Option<Instant>) {
+        if let Some(book) = self.pools.get_mut(&pool) {
+            book.held = until;
+        }
+    }
+
     /// A client wants a server of `pool`. Where none suits it, it may be given one that does not, to close it and
     /// open another in its place.
     pub fn request(&mut self, pool: PoolId, fit: &Fit, now: Instant) -> Request<S> {
         if let Some(server) = self.idle(pool, |book| book.take_ready(fit)) {
             return Request::Granted(Grant::Server(server));
         }
-        let has_room = self.open < self.budget && self.may_grow(pool);
+        let has_room = self.open < self.budget && self.may_grow(pool, now);
         if has_room
             && self.has_room_to_spare()
             && self.pools.get_mut(&pool).is_some_and(|book| book.misses_often(fit))
@@ -118,11 +126,13 @@ impl<S> Ledger<S> {
         if has_room {
             return Request::Granted(self.connect(pool));
         }
-        if let Some(unsuited) = self.idle(pool, Book::take_oldest) {
+        if !self.is_held(pool, now)
+            && let Some(unsuited) = self.idle(pool, Book::take_oldest)
+        {
             return Request::Granted(Grant::Server(unsuited));
         }
-        if self.may_grow(pool)
-            && self.is_next(pool)
+        if self.may_grow(pool, now)
+            && self.is_next(pool, now)
             && let Some(grant) = self.room(pool, now)
         {
             return Request::Granted(grant);
@@ -145,8 +155,10 @@ impl<S> Ledger<S> {
         now: Instant,
     ) -> Option<(Ticket, Grant<S>)> {
         let same = self.queue.iter().position(|waiter| waiter.pool == pool);
-        let other = self.queue.iter().position(|waiter| waiter.pool != pool && self.may_grow(waiter.pool));
-        let other = other.filter(|_| !self.is_in_turn(pool, now));
+        let may_take = |waiter: &Waiter| {
+            waiter.pool != pool && self.may_grow(waiter.pool, now) && !self.is_held(waiter.pool, now)
+        };
+        let other = self.queue.iter().position(may_take).filter(|_| !self.is_in_turn(pool, now));
         let (at, is_same) = match (same, other) {
             (None, None) => {
                 if let Some(book) = self.pools.get_mut(&pool) {
@@ -173,7 +185,7 @@ impl<S> Ledger<S> {
     pub fn look_again(&mut self, now: Instant) -> Option<(Ticket, Grant<S>)> {
         for has_nothing in [true, false] {
             let may = |waiter: &Waiter| {
-                (self.open_of(waiter.pool) == 0) == has_nothing && self.may_grow(waiter.pool)
+                (self.open_of(waiter.pool) == 0) == has_nothing && self.may_grow(waiter.pool, now)
             };
             let Some(at) = self.queue.iter().position(may) else { continue };
             let pool = self.queue.get(at)?.pool;
@@ -206,7 +218,7 @@ impl<S> Ledger<S> {
         if let Some(book) = self.pools.get_mut(&pool) {
             book.shrink();
         }
-        let at = self.queue.iter().position(|waiter| self.may_grow(waiter.pool))?;
+        let at = self.queue.iter().position(|waiter| self.may_grow(waiter.pool, now))?;
         let next = self.queue.get(at)?.pool;
         let grant = self.room(next, now)?;
         self.queue.remove(at).map(|waiter| (waiter.ticket, grant))
@@ -275,15 +287,23 @@ impl<S> Ledger<S> {
     }
 
     /// Whether nobody who waits would have to be passed over for a new place of `pool`.
-    fn is_next(&self, pool: PoolId) -> bool {
+    fn is_next(&self, pool: PoolId, now: Instant) -> bool {
         let has_nothing = self.open_of(pool) == 0;
-        let comes_before =
-            |waiter: &Waiter| self.may_grow(waiter.pool) && (!has_nothing || self.open_of(waiter.pool) == 0);
+        let comes_before = |waiter: &Waiter| {
+            self.may_grow(waiter.pool, now) && (!has_nothing || self.open_of(waiter.pool) == 0)
+        };
         !self.queue.iter().any(comes_before)
     }
 
-    fn may_grow(&self, pool: PoolId) -> bool {
-        self.pools.get(&pool).is_some_and(|book| book.open < book.limits.servers_max)
+    fn may_grow(&self, pool: PoolId, now: Instant) -> bool {
+        let held = self.is_held(pool, now);
+        self.pools
+            .get(&pool)
+            .is_some_and(|book| book.open < book.limits.servers_max && !(held && book.open > 0))
+    }
+
+    fn is_held(&self, pool: PoolId, now: Instant) -> bool {
+        self.pools.get(&pool).and_then(|book| book.held).is_some_and(|until| now < until)
     }
 
     /// Whether the waiter at `at` is served by taking a server from the pool `from`, although one of its own
@@ -303,6 +323,9 @@ impl<S> Ledger<S> {
     fn room(&mut self, pool: PoolId, now: Instant) -> Option<Grant<S>> {
         if self.open < self.budget {
             return Some(self.connect(pool));
+        }
+        if self.is_held(pool, now) {
+            return None;
         }
         let has_nothing = self.open_of(pool) == 0;
         let must_rest = |from| match (has_nothing, self.is_in_turn(from, now)) {

@@ -2,6 +2,7 @@
 
 pub mod book;
 pub mod checkout;
+pub mod credential;
 pub mod lease;
 pub mod ledger;
 pub mod pools;

@@ -9,9 +9,9 @@ use std::sync::PoisonError;
 use crate::config::model::PoolMode;
 use crate::config::model::PoolPolicy;
 use crate::config::model::Route;
-use crate::config::secret::Secret;
 use crate::pool::checkout::Pool;
 use crate::pool::checkout::UpstreamPools;
+use crate::pool::credential::Credential;
 use crate::pool::ledger::PoolId;
 use crate::session::handover::kind;
 use crate::session::parameters::Parameters;
@@ -30,6 +30,8 @@ pub struct Pools {
 struct Known {
     by_key: HashMap<Key, Arc<Pool>>,
     by_id: HashMap<PoolId, Arc<Pool>>,
+    /// By upstream and user: as many as the routes of the configuration have.
+    credentials: HashMap<(String, String), Arc<Credential>>,
     next: PoolId,
 }
 
@@ -67,23 +69,21 @@ impl Pools {
             return None;
         }
         known.next += 1;
-        let pool = Pool::new(
-            known.next,
-            upstream.clone(),
-            (database, &route.user),
-            route.password.clone(),
-            policy.clone(),
-        );
+        let credential = known.credential(route);
+        let pool =
+            Pool::new(known.next, upstream.clone(), (database, &route.user), credential, policy.clone());
         known.by_key.insert(key, pool.clone());
         known.by_id.insert(pool.id, pool.clone());
         Some(pool)
     }
 
-    /// New servers of these pools log in with another password.
-    pub fn change_password(&self, upstream: &str, user: &str, password: Option<&Secret>) {
-        for pool in self.all() {
-            if pool.upstream.upstream.name == upstream && pool.user == user {
-                pool.change_password(password.cloned());
+    /// New servers of these pools log in with the password that `route` has by now.
+    pub fn change_password(&self, route: &Route) {
+        let credential = self.known().credential(route);
+        credential.change(route.password.as_ref(), route.rotates);
+        for pool in self.all().iter().filter(|pool| Arc::ptr_eq(&pool.credential, &credential)) {
+            if credential.standing().is_none() {
+                pool.unhold();
             }
         }
     }
@@ -105,6 +105,12 @@ impl Pools {
 }
 
 impl Known {
+    fn credential(&mut self, route: &Route) -> Arc<Credential> {
+        let key = (route.upstream.name.clone(), route.user.clone());
+        let new = || Arc::new(Credential::new(route.password.clone(), route.rotates));
+        self.credentials.entry(key).or_insert_with(new).clone()
+    }
+
     /// Forgets pools without clients and servers: nobody but us holds them.
     fn forget_unused(&mut self) {
         self.by_key.retain(|_, pool| {

@@ -81,6 +81,12 @@ impl ConnectError {
         !self.told || matches!(self.refusal.sqlstate(), "28P01" | "57P01" | "57P02" | "57P03")
     }
 
+    /// Whether the server refused the password that it was given, and said so itself.
+    #[must_use]
+    pub fn is_wrong_password(&self) -> bool {
+        self.told && self.refusal.sqlstate() == "28P01"
+    }
+
     /// What a client is told: PostgreSQL's own words where it gave any.
     #[must_use]
     pub fn refusal(&self) -> Refusal {
