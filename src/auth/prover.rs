@@ -1,13 +1,13 @@
 //! We prove ourselves to PostgreSQL: SCRAM-SHA-256, with and without channel binding, md5 and cleartext.
-//! Decides what may be answered at all; the exchange itself is postgres-protocol's.
+//! Decides what may be answered at all; the exchange itself is `exchange`'s.
 
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::ChannelBinding as Binding;
 use postgres_protocol::authentication::sasl::SCRAM_SHA_256;
 use postgres_protocol::authentication::sasl::SCRAM_SHA_256_PLUS;
-use postgres_protocol::authentication::sasl::ScramSha256;
 use thiserror::Error;
 
+use crate::auth::exchange::Exchange;
 use crate::config::model::AuthMethod;
 use crate::config::model::AuthPolicy;
 use crate::config::model::ChannelBinding;
@@ -115,7 +115,7 @@ impl Standing<'_> {
     ///
     /// # Errors
     /// Where none fits, or channel binding is required and cannot be had.
-    pub fn scram(&self, offered: &[&str]) -> Result<(&'static str, ScramSha256), ProofError> {
+    pub fn scram(&self, offered: &[&str]) -> Result<(&'static str, Exchange), ProofError> {
         let password = self.password()?.expose().as_bytes();
         let plus = offered.contains(&SCRAM_SHA_256_PLUS) && self.is_tls;
         let binding = match (self.channel_binding, &self.binding) {
@@ -136,13 +136,21 @@ impl Standing<'_> {
         match binding {
             Some(data) if plus => {
                 let binding = Binding::tls_server_end_point(data);
-                Ok((SCRAM_SHA_256_PLUS, ScramSha256::new(password, binding)))
+                Ok((SCRAM_SHA_256_PLUS, Exchange::begin(password, binding)))
             }
-            _ if !offered.contains(&SCRAM_SHA_256) => Err(ProofError::Mechanism(offered.join(", "))),
+            _ if !offered.contains(&SCRAM_SHA_256) => Err(ProofError::Mechanism(brief(&offered.join(", ")))),
             // "y": we could bind, but were not offered it. A server that did offer it knows then that somebody
             // stands between us (RFC 5802, section 6).
-            Some(_) => Ok((SCRAM_SHA_256, ScramSha256::new(password, Binding::unrequested()))),
-            None => Ok((SCRAM_SHA_256, ScramSha256::new(password, Binding::unsupported()))),
+            Some(_) => Ok((SCRAM_SHA_256, Exchange::begin(password, Binding::unrequested()))),
+            None => Ok((SCRAM_SHA_256, Exchange::begin(password, Binding::unsupported()))),
         }
     }
 }
+
+/// What a server says of itself, fit for a line of a log.
+pub(crate) fn brief(text: &str) -> String {
+    text.chars().take(TEXT_CHARS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// No text of a server's that has not proven itself yet is longer where it is shown.
+const TEXT_CHARS_MAX: usize = 200;

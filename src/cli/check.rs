@@ -11,11 +11,13 @@ use crate::cli::arguments::complain;
 use crate::cli::arguments::say;
 use crate::cli::exit::Exit;
 use crate::cli::observe::Attempt;
+use crate::cli::observe::Configured;
 use crate::cli::observe::Observed;
 use crate::cli::observe::ServerSeen;
 use crate::cli::observe::TlsSeen;
 use crate::cli::observe::Trouble;
 use crate::cli::observe::observe;
+use crate::cli::report::Certificate;
 use crate::cli::report::Report;
 use crate::cli::report::Section;
 use crate::cli::report::Step;
@@ -24,6 +26,7 @@ use crate::config::load::load;
 use crate::config::model::Address;
 use crate::config::model::Config;
 use crate::config::model::Upstream;
+use crate::tls::certificate::Facts;
 
 /// A clock this far off is worth a word: certificates and tokens have a beginning and an end.
 const SKEW_SECONDS_WORTH_A_WORD: u64 = 5;
@@ -106,7 +109,12 @@ fn judge(upstream: &Upstream, seen: &Observed, given: Circumstances) -> Vec<Step
         steps.push(step("DNS", &seen.dns, |ips| Step::passed("DNS", list(ips))));
     }
     steps.push(step("connection", &seen.tcp, |to| Step::passed("connection", to)));
-    steps.push(step("TLS", &seen.login.tls, |tls| judge_tls(tls, given.now)));
+    steps.extend(seen.login.configured.iter().flat_map(|own| configured(own, given.now)));
+    let mut tls = step("TLS", &seen.login.tls, |tls| judge_tls(tls, given.now));
+    if let Attempt::Failed(trouble) = &seen.login.tls {
+        tls = tls.about(certificates(&trouble.chain, given.now));
+    }
+    steps.push(tls);
     steps.push(step("authentication", &seen.login.authentication, |method| {
         Step::passed("authentication", method)
     }));
@@ -123,7 +131,7 @@ fn judge(upstream: &Upstream, seen: &Observed, given: Circumstances) -> Vec<Step
 fn step<T>(name: &'static str, attempt: &Attempt<T>, judge: impl FnOnce(&T) -> Step) -> Step {
     match attempt {
         Attempt::Done(seen) => judge(seen),
-        Attempt::Failed(Trouble { reason, mend }) => Step::failed(name, reason, mend),
+        Attempt::Failed(Trouble { reason, mend, .. }) => Step::failed(name, reason, mend),
         Attempt::NotTried => Step::skipped(name),
     }
 }
@@ -133,20 +141,65 @@ fn list(ips: &[IpAddr]) -> String {
 }
 
 fn judge_tls(seen: &TlsSeen, now: i64) -> Step {
-    let TlsSeen::Handshake { verified, version, cipher, names, not_after } = seen else {
+    let TlsSeen::Handshake { verified, version, cipher, chain } = seen else {
         let mend = "give the server a certificate and leave stagedoor.tls.mode away";
         return Step::warning("TLS", "none: stagedoor.tls.mode is insecure-plaintext", mend);
     };
-    let days = (not_after - now) / DAY_SECONDS;
-    let facts = format!("{version} {cipher}, for {}, ends in {days} days", names.join(", "));
+    let shown = certificates(chain, now);
+    let facts = format!("{version} {cipher}");
     if !verified {
         let mend = "give ssl.ca and leave stagedoor.tls.mode away";
-        return Step::warning("TLS", format!("not verified: anybody could be this server. {facts}"), mend);
+        let reason = format!("not verified: anybody could be this server. {facts}");
+        return Step::warning("TLS", reason, mend).about(shown);
     }
-    if days < CERTIFICATE_DAYS_WORTH_A_WORD {
-        return Step::warning("TLS", facts, "renew the server's certificate");
+    if shown.iter().any(|one| one.days_left < CERTIFICATE_DAYS_WORTH_A_WORD) {
+        return Step::warning("TLS", facts, "renew the certificate that ends soon").about(shown);
     }
-    Step::passed("TLS", facts)
+    Step::passed("TLS", facts).about(shown)
+}
+
+/// What our own configuration gives: trusted authorities, and what we show.
+fn configured(own: &Configured, now: i64) -> Vec<Step> {
+    let mut steps = vec![authorities(&own.authorities, now)];
+    if let Some(own) = &own.client_certificate {
+        let shown = certificates(std::slice::from_ref(own), now);
+        let ends_soon = shown.iter().any(|one| one.days_left < CERTIFICATE_DAYS_WORTH_A_WORD);
+        let step = if ends_soon {
+            Step::warning("client certificate", "it ends soon", "renew ssl.cert and ssl.key")
+        } else {
+            Step::passed("client certificate", "is there, with its key")
+        };
+        steps.push(step.about(shown));
+    }
+    steps
+}
+
+/// One that has ended is shown, for a server of its would be refused; so is one that ends soon.
+fn authorities(given: &[Facts], now: i64) -> Step {
+    let name = "authorities";
+    if given.is_empty() {
+        return Step::passed(name, "those of Mozilla's list (no ssl.ca is given)");
+    }
+    let mut all = certificates(given, now);
+    let first = all.iter().map(|one| one.days_left).min().unwrap_or(0);
+    all.retain(|one| one.days_left < CERTIFICATE_DAYS_WORTH_A_WORD);
+    if all.is_empty() {
+        return Step::passed(name, format!("{} in ssl.ca, the first ends in {first} days", given.len()));
+    }
+    let reason = format!("{} of {} in ssl.ca have ended or end soon", all.len(), given.len());
+    Step::warning(name, reason, "add their successors to ssl.ca, if a server still needs them").about(all)
+}
+
+fn certificates(chain: &[Facts], now: i64) -> Vec<Certificate> {
+    let read = |facts: &Facts| Certificate {
+        subject: facts.subject.clone(),
+        names: facts.names.clone().unwrap_or_default(),
+        issuer: facts.issuer.clone(),
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+        days_left: (i64::try_from(facts.not_after).unwrap_or(i64::MAX) - now).div_euclid(DAY_SECONDS),
+    };
+    chain.iter().map(read).collect()
 }
 
 fn version(server: &ServerSeen) -> Step {
@@ -220,13 +273,23 @@ mod tests {
         }
     }
 
+    /// One that ends in so many days.
+    fn certificate(days: i64) -> Facts {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let own =
+            rcgen::CertificateParams::new(["db.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let not_after = u64::try_from(NOW + days * DAY_SECONDS).unwrap();
+        let mut facts = Facts::read(own.der()).unwrap();
+        facts.not_after = not_after;
+        facts
+    }
+
     fn tls(verified: bool, days: i64) -> TlsSeen {
         TlsSeen::Handshake {
             verified,
             version: "TLSv1.3".to_owned(),
             cipher: "TLS13_AES_256_GCM_SHA384".to_owned(),
-            names: vec!["db.example".to_owned()],
-            not_after: NOW + days * DAY_SECONDS,
+            chain: vec![certificate(days)],
         }
     }
 
@@ -235,6 +298,10 @@ mod tests {
             dns: Attempt::Done(vec![[10, 0, 0, 7].into()]),
             tcp: Attempt::Done("10.0.0.7:5432".to_owned()),
             login: Login {
+                configured: Some(Configured {
+                    authorities: vec![certificate(3650)],
+                    client_certificate: None,
+                }),
                 tls: Attempt::Done(tls),
                 authentication: Attempt::Done("SCRAM-SHA-256-PLUS".to_owned()),
                 server: Attempt::Done(server),
@@ -255,7 +322,7 @@ mod tests {
             &seen(tls(true, 90), server()),
             Circumstances { replicas: 1, now: NOW },
         );
-        assert_eq!(steps.len(), 8);
+        assert_eq!(steps.len(), 9);
         assert!(steps.iter().all(|step| step.outcome == Outcome::Passed), "{steps:#?}");
     }
 
@@ -284,6 +351,33 @@ mod tests {
     }
 
     #[test]
+    fn our_own_certificates_are_counted_and_those_that_end_are_shown() {
+        let mut seen = seen(tls(true, 90), server());
+        let own = Configured {
+            authorities: vec![certificate(3650), certificate(-1), certificate(7)],
+            client_certificate: Some(certificate(12)),
+        };
+        seen.login.configured = Some(own);
+        let step = judged(&seen, 1, "authorities");
+        assert_eq!((step.outcome, step.certificates.len()), (Outcome::Warning, 2), "{step:?}");
+        let step = judged(&seen, 1, "client certificate");
+        assert_eq!((step.outcome, step.certificates[0].days_left), (Outcome::Warning, 12), "{step:?}");
+    }
+
+    #[test]
+    fn a_chain_that_was_not_believed_is_shown_all_the_same() {
+        let chain = vec![certificate(-3), certificate(90)];
+        let trouble = Trouble { reason: "has expired".to_owned(), mend: String::new(), chain };
+        let seen = Observed {
+            login: Login { tls: Attempt::Failed(trouble), ..Login::default() },
+            ..Observed::default()
+        };
+        let step = judged(&seen, 1, "TLS");
+        assert_eq!(step.outcome, Outcome::Failed);
+        assert_eq!(step.certificates.iter().map(|one| one.days_left).collect::<Vec<_>>(), [-3, 90]);
+    }
+
+    #[test]
     fn replicas_multiply_the_budget() {
         let seen = seen(tls(true, 90), server());
         assert_eq!(judged(&seen, 4, "max_connections").outcome, Outcome::Passed);
@@ -294,7 +388,11 @@ mod tests {
 
     #[test]
     fn after_a_failure_the_rest_is_skipped() {
-        let trouble = Trouble { reason: "no such host".to_owned(), mend: "look at the name".to_owned() };
+        let trouble = Trouble {
+            reason: "no such host".to_owned(),
+            mend: "look at the name".to_owned(),
+            chain: Vec::new(),
+        };
         let seen = Observed { dns: Attempt::Failed(trouble), ..Observed::default() };
         let steps = judge(&config().upstreams[0], &seen, Circumstances { replicas: 1, now: NOW });
         assert_eq!(steps[0].outcome, Outcome::Failed);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cli::observe::Attempt;
+use crate::cli::observe::Configured;
 use crate::cli::observe::Login;
 use crate::cli::observe::QUESTION;
 use crate::cli::observe::ServerSeen;
@@ -16,6 +17,7 @@ use crate::server::connect::Connected;
 use crate::server::connect::Dialer;
 use crate::server::connect::Stage;
 use crate::server::connection::Server;
+use crate::tls::connector::Connector;
 use crate::tls::connector::TlsFacts;
 use crate::wire::backend::data_row;
 
@@ -28,18 +30,20 @@ pub async fn log_in(upstream: Arc<Upstream>, config: &Config) -> Login {
         Ok(dialer) => Arc::new(dialer),
         Err(error) => return Login { tls: failed(&error.to_string()), ..Login::default() },
     };
+    let configured = dialer.connector.as_ref().map(Configured::of);
     let connected = dialer.connect(route.database.to_try(), &route.user, route.password.as_ref()).await;
-    match connected {
+    let login = match connected {
         Ok(connected) => logged_in(connected, dialer).await,
         Err(error) => not_logged_in(&error),
-    }
+    };
+    Login { configured, ..login }
 }
 
 async fn logged_in(connected: Connected, dialer: Arc<Dialer>) -> Login {
     let tls = Attempt::Done(connected.tls.as_ref().map_or(TlsSeen::Plaintext, seen));
-    let authentication = Attempt::Done(format!("accepted in {:?}", connected.took));
+    let authentication = Attempt::Done(format!("{}, accepted in {:.0?}", connected.method, connected.took));
     let server = ask(connected, dialer).await;
-    Login { tls, authentication, server }
+    Login { tls, authentication, server, configured: None }
 }
 
 async fn ask(connected: Connected, dialer: Arc<Dialer>) -> Attempt<ServerSeen> {
@@ -62,28 +66,42 @@ async fn ask(connected: Connected, dialer: Arc<Dialer>) -> Attempt<ServerSeen> {
 
 /// Places the error at its stage; what comes before it went well.
 fn not_logged_in(error: &ConnectError) -> Login {
-    let (why, skipped) = (error.to_string(), String::new());
+    let why = error.to_string();
+    let tls = error.tls.as_deref().map_or(Attempt::NotTried, |tls| Attempt::Done(seen(tls)));
     match error.stage {
-        Stage::Dns | Stage::Tcp | Stage::Tls => Login { tls: failed(&why), ..Login::default() },
-        Stage::Auth => Login { authentication: failed(&why), ..Login::default() },
+        Stage::Dns | Stage::Tcp => Login { tls: failed(&why), ..Login::default() },
+        Stage::Tls => {
+            let trouble = Trouble { reason: why, mend: String::new(), chain: error.chain.clone() };
+            Login { tls: Attempt::Failed(trouble), ..Login::default() }
+        }
+        Stage::Auth => Login { tls, authentication: failed(&why), ..Login::default() },
         Stage::Startup => {
-            Login { authentication: Attempt::Done(skipped), server: failed(&why), ..Login::default() }
+            let accepted = Attempt::Done("accepted".to_owned());
+            Login { tls, authentication: accepted, server: failed(&why), ..Login::default() }
         }
     }
 }
 
 fn seen(tls: &TlsFacts) -> TlsSeen {
-    let leaf = tls.chain.first();
     TlsSeen::Handshake {
         verified: tls.verified,
         version: tls.version.clone(),
         cipher: tls.cipher.clone(),
-        names: leaf.and_then(|leaf| leaf.names.clone()).unwrap_or_default(),
-        not_after: leaf.map_or(0, |leaf| i64::try_from(leaf.not_after).unwrap_or(i64::MAX)),
+        chain: tls.chain.clone(),
+    }
+}
+
+impl Configured {
+    fn of(connector: &Connector) -> Self {
+        Self {
+            authorities: connector.authorities.clone(),
+            client_certificate: connector.client_certificate.clone(),
+        }
     }
 }
 
 /// The reason says what to change already.
 fn failed<T>(reason: &str) -> Attempt<T> {
-    Attempt::Failed(Trouble { reason: reason.to_owned(), mend: String::new() })
+    let (mend, chain) = (String::new(), Vec::new());
+    Attempt::Failed(Trouble { reason: reason.to_owned(), mend, chain })
 }

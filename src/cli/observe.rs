@@ -13,6 +13,7 @@ use crate::cli::login::log_in;
 use crate::config::model::Address;
 use crate::config::model::Config;
 use crate::config::model::Upstream;
+use crate::tls::certificate::Facts;
 
 /// What `check` asks a server. The order is that of [`ServerSeen::from_row`].
 pub const QUESTION: &str = "SELECT current_setting('server_version'), current_setting('server_version_num'), \
@@ -35,6 +36,8 @@ pub enum Attempt<T> {
 pub struct Trouble {
     pub reason: String,
     pub mend: String,
+    /// The certificates that were shown by a server that was not believed.
+    pub chain: Vec<Facts>,
 }
 
 /// Everything that was seen of one upstream.
@@ -48,10 +51,20 @@ pub struct Observed {
 /// What was seen from the first byte on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Login {
+    /// What of our own TLS would be made use of; `None` where it is none.
+    pub configured: Option<Configured>,
     pub tls: Attempt<TlsSeen>,
     /// The method by which we proved ourselves.
     pub authentication: Attempt<String>,
     pub server: Attempt<ServerSeen>,
+}
+
+/// The certificates that the configuration gives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configured {
+    /// Empty where Mozilla's list is trusted.
+    pub authorities: Vec<Facts>,
+    pub client_certificate: Option<Facts>,
 }
 
 /// The TLS of the connection.
@@ -64,10 +77,8 @@ pub enum TlsSeen {
         verified: bool,
         version: String,
         cipher: String,
-        /// The certificate's names.
-        names: Vec<String>,
-        /// When the certificate ends, in seconds since the epoch.
-        not_after: i64,
+        /// What the server showed, its own certificate first.
+        chain: Vec<Facts>,
     },
 }
 
@@ -156,7 +167,7 @@ fn attempt<T, U>(
         Ok(Err(error)) => error.to_string(),
         Err(_) => "no answer within stagedoor.pool.connectTimeout".to_owned(),
     };
-    Attempt::Failed(Trouble { reason, mend: mend.to_owned() })
+    Attempt::Failed(Trouble { reason, mend: mend.to_owned(), chain: Vec::new() })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What `check` has found, as text for a person or JSON for a script. Pure.
 
-use std::fmt::Write;
+use std::fmt;
+use std::fmt::Write as _;
 
 use serde::Serialize;
 
@@ -26,28 +27,58 @@ pub struct Step {
     pub reason: String,
     /// What to change; empty where nothing is to be changed.
     pub mend: String,
+    /// The certificates that it is about, the server's own first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<Certificate>,
+}
+
+/// A certificate, for whoever has to renew it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Certificate {
+    pub subject: String,
+    /// Host names and addresses.
+    pub names: Vec<String>,
+    pub issuer: String,
+    /// Seconds since 1970.
+    pub not_before: u64,
+    pub not_after: u64,
+    /// Below zero where it has ended.
+    pub days_left: i64,
 }
 
 impl Step {
     #[must_use]
     pub fn passed(name: &'static str, seen: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Passed, reason: seen.into(), mend: String::new() }
+        Self {
+            name,
+            outcome: Outcome::Passed,
+            reason: seen.into(),
+            mend: String::new(),
+            certificates: Vec::new(),
+        }
     }
 
     #[must_use]
     pub fn warning(name: &'static str, reason: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Warning, reason: reason.into(), mend: mend.into() }
+        Self { outcome: Outcome::Warning, mend: mend.into(), ..Self::passed(name, reason) }
     }
 
     #[must_use]
     pub fn failed(name: &'static str, reason: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Failed, reason: reason.into(), mend: mend.into() }
+        Self { outcome: Outcome::Failed, mend: mend.into(), ..Self::passed(name, reason) }
+    }
+
+    /// The same, about these certificates.
+    #[must_use]
+    pub fn about(mut self, certificates: Vec<Certificate>) -> Self {
+        self.certificates = certificates;
+        self
     }
 
     #[must_use]
     pub fn skipped(name: &'static str) -> Self {
-        let reason = "not tried: an earlier step failed".to_owned();
-        Self { name, outcome: Outcome::Skipped, reason, mend: String::new() }
+        Self { outcome: Outcome::Skipped, ..Self::passed(name, "not tried: an earlier step failed") }
     }
 }
 
@@ -81,6 +112,9 @@ impl Report {
             for step in &section.steps {
                 let reason = step.reason.replace('\n', "\n      ");
                 let _ = writeln!(text, "  {} {:<20} {reason}", mark(step.outcome), step.name);
+                for certificate in &step.certificates {
+                    let _ = writeln!(text, "      ▸ {certificate}");
+                }
                 if !step.mend.is_empty() {
                     let _ = writeln!(text, "      → {}", step.mend);
                 }
@@ -104,6 +138,20 @@ impl Report {
 
     fn steps(&self) -> impl Iterator<Item = &Step> {
         self.sections.iter().flat_map(|section| &section.steps)
+    }
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.subject)?;
+        if !self.names.is_empty() {
+            write!(f, ", for {}", self.names.join(", "))?;
+        }
+        write!(f, ", issued by {}, ", self.issuer)?;
+        match self.days_left {
+            ..0 => write!(f, "ended {} days ago", self.days_left.unsigned_abs()),
+            days => write!(f, "ends in {days} days"),
+        }
     }
 }
 
@@ -155,6 +203,25 @@ mod tests {
         let steps = vec![Step::failed("configuration", "2 faults:\n  a: b\n  c: d", "")];
         let report = Report { sections: vec![Section { subject: "configuration".to_owned(), steps }] };
         assert!(report.text().contains("2 faults:\n        a: b\n        c: d\n"), "{}", report.text());
+    }
+
+    #[test]
+    fn certificates_stand_below_their_step() {
+        let certificate = |subject: &str, days_left| Certificate {
+            subject: subject.to_owned(),
+            names: if subject == "CN=leaf" { vec!["db.example".to_owned()] } else { Vec::new() },
+            issuer: "CN=ca".to_owned(),
+            not_before: 0,
+            not_after: 86_400,
+            days_left,
+        };
+        let step = Step::failed("TLS", "not trusted", "")
+            .about(vec![certificate("CN=leaf", 3), certificate("CN=ca", -9)]);
+        let report = Report { sections: vec![Section { subject: "db".to_owned(), steps: vec![step] }] };
+        let below = "      ▸ CN=leaf, for db.example, issued by CN=ca, ends in 3 days\n      ▸ CN=ca, issued by CN=ca, ended 9 days ago\n";
+        assert!(report.text().contains(below), "{}", report.text());
+        let value: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+        assert_eq!(value["sections"][0]["steps"][0]["certificates"][1]["daysLeft"], -9);
     }
 
     #[test]

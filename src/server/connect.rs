@@ -8,9 +8,11 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio::time::timeout;
 
+use crate::auth::prover::ProofError;
 use crate::auth::prover::Standing;
 use crate::config::model::Address;
 use crate::config::model::Negotiation;
@@ -19,18 +21,17 @@ use crate::config::model::Upstream;
 use crate::config::secret::Secret;
 use crate::net::dial;
 use crate::net::stream::Stream;
-use crate::server::authenticate::authenticate;
+use crate::server::startup::Greeting;
+use crate::server::startup::Startup;
+use crate::server::startup::Step;
 use crate::session::parameters::Parameters;
+use crate::tls::certificate::Facts;
 use crate::tls::connector::Connector;
 use crate::tls::connector::TlsFacts;
+use crate::tls::error::HandshakeError;
 use crate::tls::error::TlsError;
-use crate::wire::backend::parameter_status;
-use crate::wire::backend::tag;
-use crate::wire::frame::Frame;
+use crate::tls::error::alert;
 use crate::wire::refusal::Refusal;
-
-/// What a server may send before it is ready, in all: PostgreSQL needs some 600 bytes. Endless notices end here.
-const STARTUP_BYTES_MAX: usize = 256 * 1024;
 
 /// How far a connect had come. The `stage` label of `stagedoor_connect_failures_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,10 @@ pub struct ConnectError {
     /// PostgreSQL said it, over a connection that is as it must be.
     told: bool,
     refusal: Refusal,
+    /// The certificates of a server that was not believed, its own first.
+    pub chain: Vec<Facts>,
+    /// The session, where it came to one.
+    pub tls: Option<Box<TlsFacts>>,
 }
 
 impl ConnectError {
@@ -96,7 +101,15 @@ impl ConnectError {
     /// What will not pass by itself.
     pub(crate) fn refused(stage: Stage, sqlstate: &str, text: &str) -> Self {
         let refusal = Refusal::fatal(sqlstate, &format!("stagedoor: {text}"));
-        Self { stage, text: text.to_owned(), retryable: false, told: false, refusal }
+        Self {
+            stage,
+            text: text.to_owned(),
+            retryable: false,
+            told: false,
+            refusal,
+            chain: Vec::new(),
+            tls: None,
+        }
     }
 
     /// What may pass by itself.
@@ -109,8 +122,18 @@ impl ConnectError {
         Self::passing(stage, &format!("no answer within {limit:?} ({})", stage.label()))
     }
 
+    fn of_handshake(error: HandshakeError) -> Self {
+        let HandshakeError { reason, is_passing, chain } = error;
+        let failed = if is_passing {
+            Self::passing(Stage::Tls, &reason)
+        } else {
+            Self::refused(Stage::Tls, "08001", &reason)
+        };
+        Self { chain, ..failed }
+    }
+
     /// PostgreSQL said it.
-    fn told(stage: Stage, body: &[u8]) -> Self {
+    pub(crate) fn told(stage: Stage, body: &[u8]) -> Self {
         let Some(refusal) = Refusal::well_formed(body) else {
             return Self::refused(
                 stage,
@@ -119,7 +142,8 @@ impl ConnectError {
             );
         };
         let retryable = matches!(refusal.sqlstate(), "57P03" | "53300" | "57P01" | "57P02");
-        Self { stage, text: format!("the server says {refusal}"), retryable, told: true, refusal }
+        let text = format!("the server says {refusal}");
+        Self { retryable, told: true, refusal, ..Self::refused(stage, "", &text) }
     }
 
     pub(crate) fn at(mut self, upstream: &str) -> Self {
@@ -132,6 +156,8 @@ impl ConnectError {
 #[derive(Debug)]
 pub struct Connected {
     pub stream: Stream,
+    /// By what we proved ourselves: `SCRAM-SHA-256-PLUS` and the like.
+    pub method: &'static str,
     pub process_id: i32,
     pub secret_key: Vec<u8>,
     /// ParameterStatus up to the first ReadyForQuery.
@@ -207,17 +233,18 @@ impl Dialer {
         password: Option<&Secret>,
     ) -> Result<Connected, ConnectError> {
         let began = Instant::now();
-        let mut stage = Stage::Dns;
+        let (mut stage, mut tls) = (Stage::Dns, None);
         let login = async {
             let secured = self.secure(None, &mut stage).await?;
             stage = Stage::Auth;
+            tls = secured.tls.clone().map(Box::new);
             self.log_in(secured, (database, user), password, startup, began).await
         };
         let limit = self.upstream.connect_timeout;
         let outcome = timeout(limit, login).await;
         outcome
             .unwrap_or_else(|_| Err(ConnectError::timed_out(stage, limit)))
-            .map_err(|error| error.at(&self.upstream.name))
+            .map_err(|error| ConnectError { tls, ..error.at(&self.upstream.name) })
     }
 
     /// Dials and secures. `peer` is dialled instead of what the name means now, where it is given.
@@ -250,10 +277,7 @@ impl Dialer {
             Negotiation::Postgres => ask_for_tls(socket).await?,
             Negotiation::Direct => socket,
         };
-        let session = connector
-            .connect(socket)
-            .await
-            .map_err(|why| ConnectError::refused(Stage::Tls, "08001", &why))?;
+        let session = connector.connect(socket).await.map_err(ConnectError::of_handshake)?;
         let stream = Stream::tls(session.socket, session.connection);
         Ok(Secured { stream, tls: Some(session.facts), peer, binding: session.binding })
     }
@@ -277,12 +301,50 @@ impl Dialer {
             is_tls: tls.is_some(),
             has_client_certificate: self.upstream.tls.client_certificate.is_some() && tls.is_some(),
         };
-        let mut greeter = Greeter { stream: &mut stream, buffer: Vec::new(), total: 0 };
-        greeter.send(&startup_message(database, user, startup)).await?;
-        authenticate(&mut greeter, &standing).await?;
-        let (process_id, secret_key, parameters) = greeter.until_ready().await?;
+        let said = stream.write_all(&startup_message(database, user, startup)).await;
+        said.map_err(|error| connection_failed(Stage::Auth, &error))?;
+        let Greeting { method, process_id, secret_key, parameters } =
+            start_up(&mut stream, Startup::new(standing)).await?;
         let (startup, took) = (startup.clone(), began.elapsed());
-        Ok(Connected { stream, process_id, secret_key, parameters, startup, tls, peer, took })
+        Ok(Connected { stream, method, process_id, secret_key, parameters, startup, tls, peer, took })
+    }
+}
+
+/// Does what a start-up says, until the server is ready.
+async fn start_up(stream: &mut Stream, mut startup: Startup<'_>) -> Result<Greeting, ConnectError> {
+    let mut next = startup.step()?;
+    loop {
+        let stage = startup.stage();
+        let failed = |error: io::Error| connection_failed(stage, &error);
+        next = match next {
+            Step::Ready(greeting) => return Ok(greeting),
+            Step::Send(bytes) => {
+                stream.write_all(&bytes).await.map_err(failed)?;
+                startup.step()?
+            }
+            Step::Read => {
+                let mut chunk = [0; 4096];
+                let count = stream.read(&mut chunk).await.map_err(failed)?;
+                if count == 0 {
+                    let text = "the server closed the connection during the login";
+                    return Err(ConnectError::passing(stage, text));
+                }
+                startup.receive(chunk.get(..count).unwrap_or_default())?;
+                startup.step()?
+            }
+            // Many rounds, if the server likes: off the reactor.
+            Step::Derive(derivation) => {
+                let derived = spawn_blocking(move || derivation.run()).await;
+                startup.answer(derived.unwrap_or_else(|error| Err(ProofError::Scram(error.to_string()))))?
+            }
+        };
+    }
+}
+
+fn connection_failed(stage: Stage, error: &io::Error) -> ConnectError {
+    match alert(error) {
+        Some(why) => ConnectError::refused(Stage::Tls, "08001", &why),
+        None => ConnectError::passing(stage, &format!("the connection failed: {error}")),
     }
 }
 
@@ -343,90 +405,6 @@ fn startup_message(database: &str, user: &str, startup: &Parameters) -> Vec<u8> 
     body.push(0);
     let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_be_bytes();
     [&length, body.as_slice()].concat()
-}
-
-type Ready = (i32, Vec<u8>, Vec<(String, String)>);
-
-/// Reads frames of a start-up, bounded in number and size by their total.
-pub(crate) struct Greeter<'a> {
-    stream: &'a mut Stream,
-    buffer: Vec<u8>,
-    total: usize,
-}
-
-impl Greeter<'_> {
-    pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
-        self.stream.write_all(bytes).await.map_err(|error| {
-            ConnectError::passing(Stage::Startup, &format!("the connection failed: {error}"))
-        })
-    }
-
-    pub(crate) fn broken(&self, stage: Stage, what: &str) -> ConnectError {
-        ConnectError::refused(stage, "08P01", &format!("the server broke the protocol: {what}"))
-    }
-
-    /// The next frame that is neither a notice nor an error.
-    pub(crate) async fn next(&mut self, stage: Stage) -> Result<(u8, Vec<u8>), ConnectError> {
-        loop {
-            let parsed =
-                Frame::parse(&self.buffer).map_err(|error| self.broken(stage, &error.to_string()))?;
-            let Some((frame, total)) = parsed else {
-                self.read_more(stage).await?;
-                continue;
-            };
-            let (tag, body) = (frame.tag, frame.body.to_vec());
-            self.buffer.drain(..total);
-            match tag {
-                tag::NOTICE => {}
-                // Offered 3.0, no server has anything to negotiate but options, of which we send none.
-                b'v' => return Err(self.broken(stage, "it negotiates a protocol version")),
-                tag::ERROR => return Err(ConnectError::told(stage, &body)),
-                _ => return Ok((tag, body)),
-            }
-        }
-    }
-
-    async fn read_more(&mut self, stage: Stage) -> Result<(), ConnectError> {
-        let mut chunk = [0; 4096];
-        let count = self
-            .stream
-            .read(&mut chunk)
-            .await
-            .map_err(|error| ConnectError::passing(stage, &format!("the connection failed: {error}")))?;
-        if count == 0 {
-            return Err(ConnectError::passing(stage, "the server closed the connection during the login"));
-        }
-        self.total += count;
-        if self.total > STARTUP_BYTES_MAX {
-            return Err(self.broken(stage, "its start-up does not end"));
-        }
-        self.buffer.extend_from_slice(chunk.get(..count).unwrap_or_default());
-        Ok(())
-    }
-
-    async fn until_ready(&mut self) -> Result<Ready, ConnectError> {
-        let (mut process_id, mut secret_key, mut parameters) = (0, Vec::new(), Vec::new());
-        loop {
-            let (tag, body) = self.next(Stage::Startup).await?;
-            match tag {
-                tag::PARAMETER_STATUS => {
-                    if let Some((name, value)) = parameter_status(&body) {
-                        parameters.push((name.to_owned(), String::from_utf8_lossy(value).into_owned()));
-                    }
-                }
-                tag::BACKEND_KEY_DATA => {
-                    if let Some((pid, key)) = body.split_first_chunk::<4>() {
-                        process_id = i32::from_be_bytes(*pid);
-                        secret_key = key.to_vec();
-                    }
-                }
-                tag::READY_FOR_QUERY if body == b"I" && self.buffer.is_empty() => {
-                    return Ok((process_id, secret_key, parameters));
-                }
-                _ => return Err(self.broken(Stage::Startup, "a message that has no place in a start-up")),
-            }
-        }
-    }
 }
 
 /// A CancelRequest.

@@ -1,8 +1,8 @@
 //! One connection to PostgreSQL: login, the connection itself, making it clean again, cancelling.
 
-pub mod authenticate;
 pub mod cancel;
 pub mod connect;
 pub mod connection;
 pub mod holders;
 pub mod reset;
+pub mod startup;

@@ -4,13 +4,18 @@ use std::fmt;
 use std::net::IpAddr;
 
 use x509_cert::Certificate;
+use x509_cert::Version;
 use x509_cert::der::Decode as _;
+use x509_cert::der::Encode as _;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::name::Name;
 
 /// Names beyond these are not shown.
 const NAMES_MAX: usize = 20;
+
+/// No text of a certificate is longer than this where it is shown: a stranger may have written it.
+const TEXT_CHARS_MAX: usize = 200;
 
 /// What a certificate says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +30,9 @@ pub struct Facts {
     pub not_after: u64,
     not_before_text: String,
     not_after_text: String,
+    /// The issuer in DER form and the serial number, by which a revocation list names a certificate.
+    issuer_der: Vec<u8>,
+    serial: Vec<u8>,
 }
 
 impl Facts {
@@ -35,19 +43,32 @@ impl Facts {
         let body = &certificate.tbs_certificate;
         let validity = &body.validity;
         Some(Self {
-            subject: body.subject.to_string(),
+            subject: tame(&body.subject.to_string()),
             common_name: common_name(&body.subject),
-            issuer: body.issuer.to_string(),
-            names: body
-                .get::<SubjectAltName>()
-                .ok()
-                .flatten()
-                .map(|(_, names)| names.0.iter().filter_map(shown).collect()),
+            issuer: tame(&body.issuer.to_string()),
+            names: match body.get::<SubjectAltName>() {
+                Ok(found) => found.map(|(_, names)| names.0.iter().filter_map(shown).collect()),
+                // They are there, though nobody can read them: the common name does not step in.
+                Err(_) => Some(Vec::new()),
+            },
             not_before: validity.not_before.to_unix_duration().as_secs(),
             not_after: validity.not_after.to_unix_duration().as_secs(),
             not_before_text: validity.not_before.to_string(),
             not_after_text: validity.not_after.to_string(),
+            issuer_der: body.issuer.to_der().ok()?,
+            serial: body.serial_number.as_bytes().to_vec(),
         })
+    }
+
+    /// Whether `crl` is its issuer's and names it.
+    #[must_use]
+    pub fn is_revoked_by(&self, crl: &webpki::CertRevocationList<'_>) -> bool {
+        // webpki keeps an issuer without the header of its SEQUENCE, and a serial number as it is encoded.
+        let plain = self.serial.strip_prefix(&[0]).unwrap_or(&self.serial);
+        self.issuer_der.ends_with(crl.issuer())
+            && [plain, &self.serial]
+                .into_iter()
+                .any(|serial| crl.find_serial(serial).is_ok_and(|found| found.is_some()))
     }
 
     #[must_use]
@@ -69,6 +90,7 @@ impl fmt::Display for Facts {
         write!(f, "subject \"{}\", ", self.subject)?;
         match &self.names {
             None => write!(f, "no alternative names")?,
+            Some(names) if names.is_empty() => write!(f, "alternative names, but no host among them")?,
             Some(names) => {
                 let shown: Vec<_> = names.iter().take(NAMES_MAX).map(String::as_str).collect();
                 let more = if names.len() > NAMES_MAX { ", …" } else { "" };
@@ -77,6 +99,23 @@ impl fmt::Display for Facts {
         }
         write!(f, ", issuer \"{}\", valid {} to {}", self.issuer, self.not_before_text, self.not_after_text)
     }
+}
+
+/// The public key (SubjectPublicKeyInfo) of a certificate of version 1, which webpki does not read.
+#[must_use]
+pub fn key_of_version_1(der: &[u8]) -> Option<Vec<u8>> {
+    let body = Certificate::from_der(der).ok()?.tbs_certificate;
+    if body.version == Version::V1 { body.subject_public_key_info.to_der().ok() } else { None }
+}
+
+/// A stranger's text, fit for a line of a log or a terminal.
+fn tame(text: &str) -> String {
+    let mut tamed: String =
+        text.chars().take(TEXT_CHARS_MAX).map(|c| if c.is_control() { '?' } else { c }).collect();
+    if text.chars().nth(TEXT_CHARS_MAX).is_some() {
+        tamed.push('…');
+    }
+    tamed
 }
 
 fn common_name(subject: &Name) -> Option<String> {
@@ -88,7 +127,7 @@ fn common_name(subject: &Name) -> Option<String> {
 
 fn shown(name: &GeneralName) -> Option<String> {
     match name {
-        GeneralName::DnsName(name) => Some(name.to_string()),
+        GeneralName::DnsName(name) => Some(tame(name.as_str())),
         GeneralName::IpAddress(octets) => {
             let bytes = octets.as_bytes();
             let address = <[u8; 4]>::try_from(bytes).map(IpAddr::from);

@@ -14,8 +14,10 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::verify_tls12_signature;
 use rustls::crypto::verify_tls13_signature;
+use rustls::crypto::verify_tls13_signature_with_raw_key;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::ServerName;
+use rustls::pki_types::SubjectPublicKeyInfoDer;
 use rustls::pki_types::TrustAnchor;
 use rustls::pki_types::UnixTime;
 use webpki::EndEntityCert;
@@ -28,16 +30,29 @@ use webpki::UnknownStatusPolicy;
 
 use crate::config::model::TlsMode;
 use crate::tls::certificate::Facts;
+use crate::tls::certificate::key_of_version_1;
+
+/// Certificates of a chain that are looked at in errors. Real ones have three or four.
+const CHAIN_MAX: usize = 10;
 
 /// Verifies by one policy, for one upstream.
 pub struct Verifier {
     pub mode: TlsMode,
     pub anchors: Vec<TrustAnchor<'static>>,
     /// The configured CA certificates themselves: a server may show one of them as its own.
-    pub pinned: Vec<CertificateDer<'static>>,
+    pub authorities: Vec<Authority>,
     pub crls: Vec<webpki::CertRevocationList<'static>>,
     pub expected: Expected,
     pub provider: Arc<CryptoProvider>,
+}
+
+/// A certificate that was configured to be trusted.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    pub der: CertificateDer<'static>,
+    /// `None` where it cannot sign others, and is good for itself only.
+    pub anchor: Option<TrustAnchor<'static>>,
+    pub facts: Facts,
 }
 
 /// The name that a certificate must have.
@@ -59,11 +74,15 @@ impl fmt::Debug for Verifier {
 
 /// Why a certificate is refused, in words for whoever must mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault(String);
+pub struct Fault {
+    reason: String,
+    /// What the server showed, its own certificate first.
+    pub chain: Vec<Facts>,
+}
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.reason)
     }
 }
 
@@ -78,19 +97,9 @@ impl ServerCertVerifier for Verifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = match self.mode {
-            TlsMode::InsecureNoVerify | TlsMode::InsecurePlaintext => Ok(()),
-            TlsMode::VerifyCa => self.verify_chain(leaf, intermediates, now),
-            TlsMode::VerifyFull => {
-                self.verify_chain(leaf, intermediates, now).and_then(|()| self.verify_name(leaf))
-            }
-        };
-        match verified {
+        match self.verify(leaf, intermediates, now) {
             Ok(()) => Ok(ServerCertVerified::assertion()),
-            Err(fault) => {
-                let other = OtherError(Arc::new(fault));
-                Err(rustls::Error::InvalidCertificate(CertificateError::Other(other)))
-            }
+            Err(fault) => Err(refused(fault)),
         }
     }
 
@@ -100,6 +109,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if key_of_version_1(certificate).is_some() {
+            let reason = "the server's certificate is of X.509 version 1, which works with TLS 1.3 only. \
+                          Give the server one of version 3, or let it speak TLS 1.3"
+                .to_owned();
+            return Err(refused(Fault { reason, chain: Facts::read(certificate).into_iter().collect() }));
+        }
         verify_tls12_signature(
             message,
             certificate,
@@ -114,12 +129,14 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        match key_of_version_1(certificate) {
+            Some(key) => {
+                let key = SubjectPublicKeyInfoDer::from(key);
+                verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
+            }
+            None => verify_tls13_signature(message, certificate, signature, algorithms),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -127,17 +144,48 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
+fn refused(fault: Fault) -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(fault))))
+}
+
 impl Verifier {
-    fn verify_chain(
+    /// Whether this chain is the one that was meant, as the policy says.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Fault> {
-        if self.pinned.contains(leaf) {
-            return verify_dates(leaf, now);
+        let verified = match self.mode {
+            TlsMode::InsecureNoVerify | TlsMode::InsecurePlaintext => Ok(()),
+            TlsMode::VerifyCa => self.verify_chain(leaf, intermediates, now),
+            TlsMode::VerifyFull => {
+                self.verify_chain(leaf, intermediates, now).and_then(|()| self.verify_name(leaf))
+            }
+        };
+        verified.map_err(|reason| {
+            let chain = std::iter::once(leaf).chain(intermediates).collect();
+            Fault { reason, chain: facts_of(chain) }
+        })
+    }
+
+    fn verify_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), String> {
+        let explain = |error: &webpki::Error| {
+            Shown::read(leaf, intermediates)
+                .map_or_else(|| unreadable(leaf), |shown| shown.explain(error, self))
+        };
+        if let Some(pinned) = self.authorities.iter().find(|authority| authority.der == *leaf) {
+            return verify_dates("the server's certificate", &pinned.facts, now);
         }
-        let parsed = EndEntityCert::try_from(leaf).map_err(|error| explain(&error, leaf))?;
+        let parsed = EndEntityCert::try_from(leaf).map_err(|error| explain(&error))?;
         let crls: Vec<_> = self.crls.iter().collect();
         let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|builder| {
             builder
@@ -146,21 +194,29 @@ impl Verifier {
                 .with_expiration_policy(ExpirationPolicy::Enforce)
                 .build()
         });
-        parsed
-            .verify_for_usage(
-                self.provider.signature_verification_algorithms.all,
-                &self.anchors,
-                intermediates,
-                now,
-                KeyUsage::server_auth(),
-                revocation,
-                None,
-            )
-            .map(|_| ())
-            .map_err(|error| explain(&error, leaf))
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        let usage = KeyUsage::server_auth();
+        let path = parsed
+            .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, revocation, None)
+            .map_err(|error| explain(&error))?;
+        self.verify_authority(path.anchor(), now)
     }
 
-    fn verify_name(&self, leaf: &CertificateDer<'_>) -> Result<(), Fault> {
+    /// webpki trusts an anchor for ever; OpenSSL, and so libpq and Node, only between its dates. An authority may
+    /// be there twice with one key: one that is valid is enough.
+    fn verify_authority(&self, anchor: &TrustAnchor<'_>, now: UnixTime) -> Result<(), String> {
+        let what = "the authority that signed the server's certificate";
+        let mut verdict = Ok(());
+        for authority in self.authorities.iter().filter(|one| one.anchor.as_ref() == Some(anchor)) {
+            verdict = verify_dates(what, &authority.facts, now);
+            if verdict.is_ok() {
+                break;
+            }
+        }
+        verdict
+    }
+
+    fn verify_name(&self, leaf: &CertificateDer<'_>) -> Result<(), String> {
         let parsed = EndEntityCert::try_from(leaf).ok();
         if let (Some(parsed), Some(name)) = (&parsed, &self.expected.name)
             && parsed.verify_is_valid_for_subject_name(name).is_ok()
@@ -181,70 +237,125 @@ impl Verifier {
             Some(ServerName::IpAddress(_)) => "address",
             _ => "host",
         };
-        Err(Fault(format!(
+        Err(format!(
             "the server's certificate is for another {what}: wanted \"{}\", but it has {facts}. \
              Set ssl.servername to a name that it has, or connect by that name; \
              where it can have none (Cloud SQL), set stagedoor.tls.mode to verify-ca with the instance's own CA",
             self.expected.text
-        )))
+        ))
     }
 }
 
-fn verify_dates(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Fault> {
-    let facts = Facts::read(leaf).ok_or_else(|| unreadable(leaf))?;
+fn facts_of(chain: Vec<&CertificateDer<'_>>) -> Vec<Facts> {
+    chain.into_iter().take(CHAIN_MAX).filter_map(|der| Facts::read(der)).collect()
+}
+
+fn verify_dates(what: &str, facts: &Facts, now: UnixTime) -> Result<(), String> {
     if now.as_secs() > facts.not_after {
-        return Err(expired(&facts));
+        return Err(expired(what, facts));
     }
     if now.as_secs() < facts.not_before {
-        return Err(not_yet_valid(&facts));
+        return Err(not_yet_valid(what, facts));
     }
     Ok(())
 }
 
-fn expired(facts: &Facts) -> Fault {
-    Fault(format!("the server's certificate has expired: {facts}. Renew it, or look at this machine's clock"))
+fn expired(what: &str, facts: &Facts) -> String {
+    format!("{what} has expired: {facts}. Renew it, or look at this machine's clock")
 }
 
-fn not_yet_valid(facts: &Facts) -> Fault {
-    Fault(format!("the server's certificate is not valid yet: {facts}. Look at this machine's clock"))
+fn not_yet_valid(what: &str, facts: &Facts) -> String {
+    format!("{what} is not valid yet: {facts}. Look at this machine's clock")
 }
 
-fn unreadable(leaf: &CertificateDer<'_>) -> Fault {
-    Fault(format!("the server's certificate ({} bytes) cannot be read", leaf.len()))
+fn unreadable(leaf: &CertificateDer<'_>) -> String {
+    format!("the server's certificate ({} bytes) cannot be read", leaf.len())
 }
 
-/// What webpki says, in words that name what to change.
-fn explain(error: &webpki::Error, leaf: &CertificateDer<'_>) -> Fault {
-    use webpki::Error;
-    let Some(facts) = Facts::read(leaf) else { return unreadable(leaf) };
-    #[expect(clippy::wildcard_enum_match_arm, reason = "webpki's errors are many, and may become more")]
-    match error {
-        Error::CertExpired { .. } => expired(&facts),
-        Error::CertNotValidYet { .. } => not_yet_valid(&facts),
-        Error::UnknownIssuer | Error::CaUsedAsEndEntity if facts.is_self_signed() => Fault(format!(
-            "the server's certificate is self-signed and not among the trusted ones: {facts}. \
-             Give it, or the CA that it should be signed by, as ssl.ca"
-        )),
-        // The second: an authority of that name is trusted, but with another key.
-        Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => Fault(format!(
-            "the server's certificate is signed by an authority that is not trusted: {facts}. \
-             Give that authority's certificate, of the same name and key, as ssl.ca"
-        )),
-        Error::RequiredEkuNotFoundContext(_) => Fault(format!(
-            "the server's certificate is not meant for servers (its extended key usage lacks serverAuth): {facts}. \
-             Give the server a server certificate"
-        )),
-        Error::CertRevoked => Fault(format!(
-            "the server's certificate, or one above it, is revoked by stagedoor.tls.crl: {facts}"
-        )),
-        Error::UnknownRevocationStatus | Error::InvalidCrlSignatureForPublicKey => Fault(format!(
-            "no list in stagedoor.tls.crl says whether the server's certificate is revoked: {facts}. \
-             Give the list of each authority in its chain"
-        )),
-        Error::CrlExpired { .. } => Fault(format!(
-            "the list in stagedoor.tls.crl for the server's certificate has expired: {facts}. Renew it"
-        )),
-        other => Fault(format!("the server's certificate cannot be verified ({other}): {facts}")),
+/// The chain that a server showed, for words about what is wrong with it.
+struct Shown {
+    leaf: Facts,
+    intermediates: Vec<Facts>,
+}
+
+impl Shown {
+    /// `None` where not even the server's own certificate can be read.
+    fn read(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<Self> {
+        Some(Self { leaf: Facts::read(leaf)?, intermediates: facts_of(intermediates.iter().collect()) })
+    }
+
+    /// The first certificate of which `is_meant` is true, and what to call it; the server's own if none is.
+    fn which(&self, is_meant: impl Fn(&Facts) -> bool) -> (&'static str, &Facts) {
+        match self.intermediates.iter().find(|&facts| is_meant(facts)) {
+            Some(facts) if !is_meant(&self.leaf) => ("an intermediate certificate of the server's", facts),
+            Some(_) | None => ("the server's certificate", &self.leaf),
+        }
+    }
+
+    /// What webpki says, in words that name what to change.
+    fn explain(&self, error: &webpki::Error, verifier: &Verifier) -> String {
+        use webpki::Error;
+        let leaf = &self.leaf;
+        #[expect(clippy::wildcard_enum_match_arm, reason = "webpki's errors are many, and may become more")]
+        match error {
+            Error::CertExpired { not_after, .. } => {
+                let (what, facts) = self.which(|facts| facts.not_after == not_after.as_secs());
+                expired(what, facts)
+            }
+            Error::CertNotValidYet { not_before, .. } => {
+                let (what, facts) = self.which(|facts| facts.not_before == not_before.as_secs());
+                not_yet_valid(what, facts)
+            }
+            Error::UnknownIssuer
+            | Error::CaUsedAsEndEntity
+            | Error::UnsupportedCertVersion
+            | Error::InvalidSignatureForPublicKey
+                if leaf.is_self_signed() =>
+            {
+                format!(
+                    "the server's certificate is self-signed and not among the trusted ones: {leaf}. \
+                 Give it, or the CA that it should be signed by, as ssl.ca"
+                )
+            }
+            // The second: an authority of that name is trusted, but with another key.
+            Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => self.untrusted(),
+            Error::RequiredEkuNotFoundContext(_) => format!(
+                "the server's certificate is not meant for servers (its extended key usage lacks serverAuth): \
+                 {leaf}. Give the server a server certificate"
+            ),
+            Error::CertRevoked => {
+                let is_named = |facts: &Facts| verifier.crls.iter().any(|crl| facts.is_revoked_by(crl));
+                let (what, facts) = self.which(is_named);
+                format!("{what} is revoked by stagedoor.tls.crl: {facts}. Give the server another one")
+            }
+            Error::UnknownRevocationStatus | Error::InvalidCrlSignatureForPublicKey => format!(
+                "no list in stagedoor.tls.crl says whether the server's certificate is revoked: {leaf}. \
+                 Give the list of each authority in its chain"
+            ),
+            Error::CrlExpired { .. } => format!(
+                "the list in stagedoor.tls.crl for the server's certificate has expired: {leaf}. Renew it"
+            ),
+            other => format!("the server's certificate cannot be verified ({other}): {leaf}"),
+        }
+    }
+
+    /// The chain ends at nobody that is trusted: where, and who could mend it.
+    fn untrusted(&self) -> String {
+        let leaf = &self.leaf;
+        let told = match self.intermediates.last() {
+            None => "The server sent no other certificate: where others stand between it and the authority, let it \
+                     send them too (ssl_cert_file holds the whole chain)"
+                .to_owned(),
+            Some(last) => format!(
+                "The server sent {} more, the last of them issued by \"{}\"",
+                self.intermediates.len(),
+                last.issuer
+            ),
+        };
+        format!(
+            "the server's certificate is signed by an authority that is not trusted: {leaf}. \
+             Give that authority's certificate, of the same name and key, as ssl.ca. {told}"
+        )
     }
 }
 

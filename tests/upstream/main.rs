@@ -10,9 +10,14 @@
 )]
 #![allow(unreachable_pub, dead_code, reason = "the tests share what they stand on, and use what they need")]
 
+mod binding;
+mod certificates;
+mod check;
+mod direct;
 mod hostile;
 mod network;
 mod postgres;
+mod recorded;
 mod reload;
 mod scram;
 mod scripted;

@@ -13,6 +13,8 @@ use rcgen::IsCa;
 use rcgen::Issuer;
 use rcgen::KeyPair;
 use rustls::ServerConfig;
+use rustls::SupportedProtocolVersion;
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 use stagedoor::config::model::Address;
 use stagedoor::config::model::AuthMethod;
@@ -44,21 +46,66 @@ pub(crate) struct Authority {
     params: CertificateParams,
     key: KeyPair,
     pub(crate) pem: String,
+    pub(crate) der: CertificateDer<'static>,
 }
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
+        Self::bent(|_| ())
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
+        Self::bent(|params| {
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, name);
+        })
+    }
+
+    /// One that signs itself, bent by `bend`.
+    pub(crate) fn bent(bend: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (key, mut params) = (KeyPair::generate().unwrap(), Self::params("scripted CA"));
+        bend(&mut params);
+        let certificate = params.self_signed(&key).unwrap();
+        Self { pem: certificate.pem(), der: certificate.der().clone(), params, key }
+    }
+
+    /// One that is signed by this one.
+    pub(crate) fn below(&self, name: &str, bend: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (key, mut params) = (KeyPair::generate().unwrap(), Self::params(name));
+        bend(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer()).unwrap();
+        Self { pem: certificate.pem(), der: certificate.der().clone(), params, key }
+    }
+
+    /// Another certificate, in PEM, of the same name and key.
+    pub(crate) fn renewed(&self, bend: impl FnOnce(&mut CertificateParams)) -> String {
+        let mut params = Self::params("scripted CA");
+        bend(&mut params);
+        params.self_signed(&self.key).unwrap().pem()
+    }
+
+    fn params(name: &str) -> CertificateParams {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "scripted CA");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { params, key, pem }
+        params
     }
 
     pub(crate) fn issuer(&self) -> Issuer<'_, &KeyPair> {
         Issuer::from_params(&self.params, &self.key)
+    }
+
+    /// A server for `names` that speaks these versions of TLS only.
+    pub(crate) fn server_with(
+        &self,
+        names: &[&str],
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer()).unwrap();
+        serve_with(vec![certificate.der().clone()], &key, versions)
     }
 
     /// A server certificate for `names`, bent by `bend`.
@@ -87,9 +134,18 @@ pub(crate) fn self_signed(names: &[&str]) -> (Arc<ServerConfig>, String) {
     (serve(vec![certificate.der().clone()], &key), certificate.pem())
 }
 
-fn serve(chain: Vec<rustls::pki_types::CertificateDer<'static>>, key: &KeyPair) -> Arc<ServerConfig> {
+/// Shows this chain, of which the first certificate is `key`'s.
+pub(crate) fn serve(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Arc<ServerConfig> {
+    serve_with(chain, key, rustls::ALL_VERSIONS)
+}
+
+fn serve_with(
+    chain: Vec<CertificateDer<'static>>,
+    key: &KeyPair,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ServerConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     Arc::new(config.with_no_client_auth().with_single_cert(chain, key).unwrap())
 }
@@ -168,23 +224,7 @@ impl Scripted {
 
     /// An upstream at this address under `name`, trusting `ca`.
     pub(crate) fn upstream(&self, name: &str, ca: &str) -> Upstream {
-        Upstream {
-            name: format!("{name}:{}", self.address.port()),
-            address: Address::Tcp { host: name.to_owned(), port: self.address.port() },
-            tls: TlsPolicy {
-                mode: TlsMode::VerifyFull,
-                version_min: TlsVersion::V1_2,
-                roots: Roots::Only(vec![Pem { text: ca.to_owned(), origin: "ssl.ca".to_owned() }]),
-                client_certificate: None,
-                server_name: None,
-                negotiation: Negotiation::Postgres,
-                crls: Vec::new(),
-                channel_binding: ChannelBinding::Prefer,
-            },
-            auth: AuthPolicy { allow: [].into() },
-            servers_max: 2,
-            connect_timeout: Duration::from_secs(2),
-        }
+        upstream(self.address.port(), name, ca)
     }
 
     /// Tries to log in, and makes sure that nobody heard a secret.
@@ -200,6 +240,27 @@ impl Scripted {
             );
         }
         outcome
+    }
+}
+
+/// An upstream at this port of localhost, called `name`, trusting `ca`.
+pub(crate) fn upstream(port: u16, name: &str, ca: &str) -> Upstream {
+    Upstream {
+        name: format!("{name}:{port}"),
+        address: Address::Tcp { host: name.to_owned(), port },
+        tls: TlsPolicy {
+            mode: TlsMode::VerifyFull,
+            version_min: TlsVersion::V1_2,
+            roots: Roots::Only(vec![Pem { text: ca.to_owned(), origin: "ssl.ca".to_owned() }]),
+            client_certificate: None,
+            server_name: None,
+            negotiation: Negotiation::Postgres,
+            crls: Vec::new(),
+            channel_binding: ChannelBinding::Prefer,
+        },
+        auth: AuthPolicy { allow: [].into() },
+        servers_max: 2,
+        connect_timeout: Duration::from_secs(2),
     }
 }
 

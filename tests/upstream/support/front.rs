@@ -35,6 +35,8 @@ pub enum Play {
     FloodOfHellos(Vec<u8>),
     /// TLS, by SSLRequest or directly; then one act after the other.
     Tls(Arc<ServerConfig>, Vec<Act>),
+    /// TLS, by SSLRequest or directly; what is inside is passed on to this port in the clear.
+    Unwrap(Arc<ServerConfig>, u16),
 }
 
 /// What is done inside TLS.
@@ -44,6 +46,12 @@ pub enum Act {
     Say(Vec<u8>),
     /// Waits for words of the client, and says what is made of them.
     Answer(Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>),
+    /// Says this without waiting.
+    Add(Vec<u8>),
+    /// Ends TLS as it should be ended, and the connection.
+    Close,
+    /// Ends the connection without a word.
+    Drop,
     /// The same without end, as fast as it is taken.
     Flood(Vec<u8>),
     /// The same without end, a byte at a time.
@@ -59,6 +67,8 @@ pub struct Tape {
     pub inside: Vec<u8>,
     /// What it was sent, as far as its socket took it.
     pub sent: Vec<u8>,
+    /// Whether the client ended TLS by close_notify.
+    pub is_closed_properly: bool,
     pub is_over: bool,
 }
 
@@ -142,6 +152,12 @@ async fn perform(play: Play, mut client: Recorded) -> io::Result<()> {
             hear_hello(&mut client).await?;
             flood(&mut client, &piece).await
         }
+        Play::Unwrap(config, port) => {
+            agree(&mut client).await?;
+            let mut inside = TlsAcceptor::from(config).accept(client).await?;
+            let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
+            tokio::io::copy_bidirectional(&mut inside, &mut server).await.map(drop)
+        }
         Play::Tls(config, acts) => {
             agree(&mut client).await?;
             let reel = client.reel.clone();
@@ -156,6 +172,9 @@ async fn perform(play: Play, mut client: Recorded) -> io::Result<()> {
                         let words = read(&mut inside, &reel).await?;
                         inside.write_all(&answer(&words)).await?;
                     }
+                    Act::Add(bytes) => inside.write_all(&bytes).await?,
+                    Act::Close => return inside.shutdown().await,
+                    Act::Drop => return Ok(()),
                     Act::Flood(piece) => return flood(&mut inside, &piece).await,
                     Act::Trickle(piece) => return trickle(&mut inside, &piece).await,
                 }
@@ -191,6 +210,7 @@ async fn read<S: AsyncRead + Unpin>(inside: &mut S, reel: &Reel) -> io::Result<V
     let mut words = vec![0; 65_536];
     let count = inside.read(&mut words).await?;
     if count == 0 {
+        reel.lock().unwrap().is_closed_properly = true;
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     words.truncate(count);

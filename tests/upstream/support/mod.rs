@@ -1,6 +1,7 @@
 //! What the tests stand on.
 
 pub mod front;
+pub mod pki;
 pub mod postgres;
 pub mod raw;
 pub mod stagedoor;
