@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use rcgen::CertificateParams;
-use rcgen::CertificateRevocationListParams;
 use rcgen::DnType;
 use rcgen::KeyPair;
-use rcgen::RevokedCertParams;
 use rcgen::SanType;
 use rcgen::SerialNumber;
 use rcgen::date_time_ymd;
@@ -228,23 +226,7 @@ async fn a_certificate_that_signed_itself_is_believed_when_it_is_the_one_that_wa
 #[tokio::test]
 async fn a_list_of_revoked_certificates_is_obeyed_on_every_floor_and_must_be_fresh() {
     let chain = Chain::new(|params| params.serial_number = Some(SerialNumber::from(79_u64)));
-    let list = |issuer: &Authority, revoked: &[u64], until: i32| {
-        let revoked = revoked.iter().map(|&serial| RevokedCertParams {
-            serial_number: SerialNumber::from(serial),
-            revocation_time: date_time_ymd(2024, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        });
-        let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(until, 1, 1),
-            crl_number: SerialNumber::from(1_u64),
-            issuing_distribution_point: None,
-            revoked_certs: revoked.collect(),
-            key_identifier_method: rcgen::KeyIdMethod::Sha256,
-        };
-        params.signed_by(&issuer.issuer()).unwrap().pem().unwrap()
-    };
+    let list = |issuer: &Authority, revoked: &[u64], until| issuer.list(revoked, until);
     let (root, middle) = (&chain.root, &chain.middle);
     let clean = [list(root, &[], 2090), list(middle, &[], 2090)].concat();
     let rows: [(&str, String, &[&str]); 6] = [

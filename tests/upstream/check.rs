@@ -13,6 +13,9 @@ use crate::scripted::serve;
 use crate::support::front::Act;
 use crate::support::front::Front;
 use crate::support::front::Play;
+use crate::support::pki::Key;
+use crate::support::pki::Pki;
+use crate::support::pki::SHA256;
 use crate::support::postgres::PASSWORD;
 use crate::support::postgres::Postgres;
 use crate::support::postgres::shared;
@@ -128,6 +131,57 @@ fn a_certificate_that_is_not_believed_is_explained_and_its_chain_is_shown() {
         let days = chain[0]["daysLeft"].as_i64().unwrap();
         assert_eq!(days < -1000, what == "expired", "{what}: {days}");
     }
+}
+
+#[test]
+fn a_certificate_that_is_revoked_or_lacks_what_stands_above_it_is_explained() {
+    let ca = Authority::new();
+    let middle = ca.below("scripted intermediate", |_| ());
+    let tls = |config| Play::Tls(config, Vec::new());
+    let words: &[&str] = &["not trusted", "sent no other certificate", "ssl_cert_file"];
+    fails("cut", tls(middle.server(&["localhost"], |_| ())), &ca.pem, "", ("TLS", words));
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("crl.pem");
+    fs::write(&file, ca.list(&[42], 2090)).unwrap();
+    let more = format!("  tls: {{ crl: [{}] }}\n", file.display());
+    let revoked = ca.server(&["localhost"], |params| params.serial_number = Some(42_u64.into()));
+    fails(
+        "revoked",
+        tls(revoked),
+        &ca.pem,
+        &more,
+        ("TLS", &["is revoked", "stagedoor.tls.crl", "CN=scripted server"]),
+    );
+    fs::write(&file, ca.list(&[], 2025)).unwrap();
+    fails(
+        "stale",
+        tls(ca.server(&["localhost"], |_| ())),
+        &ca.pem,
+        &more,
+        ("TLS", &["has expired", "Renew it"]),
+    );
+}
+
+#[test]
+fn a_key_with_a_passphrase_is_a_fault_of_the_configuration_and_the_way_out_is_named() {
+    let (pki, postgres) = (Pki::shared(), shared());
+    let client = pki.client("checked", Key::P256, &pki.authority("checked-ca", Key::P256, SHA256));
+    let locked =
+        pki.convert(&client.key, "checked-locked.key", &["pkcs8", "-topk8", "-passout", "pass:open sesame"]);
+    let ours = format!(
+        "cert:\n          $file: {}\n        key:\n          $file: {}\n        ca:",
+        client.certificate.display(),
+        locked.display()
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("app-config.yaml");
+    fs::write(&file, app_config(&postgres, &own("")).replace("ca:", &ours)).unwrap();
+    let output = command().arg("--config").arg(&file).arg("check").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("connection.ssl.key") && text.contains("the key is encrypted"), "{text}");
+    assert!(text.contains("openssl pkey -in key.pem -out plain.pem"), "{text}");
 }
 
 #[test]

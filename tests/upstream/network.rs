@@ -20,6 +20,9 @@ use crate::support::front::Front;
 use crate::support::front::Play;
 use crate::support::front::Tape;
 use crate::support::front::is_tls;
+use crate::support::pki::Key;
+use crate::support::pki::NONE;
+use crate::support::pki::Pki;
 use crate::support::postgres::PASSWORD;
 use crate::support::postgres::Postgres;
 use crate::support::postgres::USER;
@@ -74,13 +77,19 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(more: &str) -> Self {
+    fn new() -> Self {
+        Self::trusting("", "")
+    }
+
+    /// With an authority beside, and more settings.
+    fn trusting(more_ca: &str, more: &str) -> Self {
         let postgres = shared();
         let authority = Authority::new();
         let front = Front::new(Play::Pass(postgres.port));
         let directory = tempfile::tempdir().unwrap();
         let bundle = directory.path().join("bundle.pem");
-        fs::write(&bundle, fs::read_to_string(&postgres.ca).unwrap() + &authority.pem).unwrap();
+        let own_ca = fs::read_to_string(&postgres.ca).unwrap();
+        fs::write(&bundle, [&own_ca, &authority.pem, more_ca].concat()).unwrap();
         let times = "  pool: { connectTimeout: 2s, acquireTimeout: 1s }\n";
         let config = app_config(&postgres, &own(&format!("{times}{more}")))
             .replace(&format!("port: {}", postgres.port), &format!("port: {}", front.port))
@@ -224,7 +233,7 @@ fn row(
 
 #[test]
 fn whoever_does_not_say_yes_to_tls_hears_nothing() {
-    let scene = Scene::new("");
+    let scene = Scene::new();
     let answer = |bytes: &[u8]| Play::Answer(bytes.to_vec());
     let hello = |bytes: &[u8]| Play::InsteadOfHello(bytes.to_vec());
     let refused = ("tls", "08001");
@@ -310,7 +319,7 @@ fn whoever_does_not_say_yes_to_tls_hears_nothing() {
 
 #[test]
 fn whoever_is_not_the_one_that_was_meant_hears_nothing() {
-    let scene = Scene::new("");
+    let scene = Scene::new();
     let tls = |config| Play::Tls(config, vec![Act::Say(welcome())]);
     let refused = ("tls", "08001");
     let no = |what, config, words| row(what, tls(config), Trust::Nobody, refused, words);
@@ -349,6 +358,38 @@ fn whoever_is_not_the_one_that_was_meant_hears_nothing() {
             "expired, and for another host",
             scene.authority.server(&["db.example"], expired),
             &["has expired"],
+        ),
+    ];
+    rows.iter().for_each(|row| scene.suffer(row));
+    scene.sidecar.terminate();
+}
+
+#[test]
+fn whoever_cannot_be_bound_to_where_binding_is_required_hears_no_proof() {
+    let pki = Pki::shared();
+    let ca = pki.authority("unbound-ca", Key::Ed25519, NONE);
+    let edwards = pki.server("unbound", Key::Ed25519, NONE, &ca, "DNS:localhost");
+    let scene = Scene::trusting(&ca.pem(), "  tls: { channelBinding: require }\n");
+    let offer = authentication(10, b"SCRAM-SHA-256\0\0");
+    let plus = authentication(10, b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0");
+    let rows = [
+        row(
+            "without PLUS",
+            say(&scene.server(|_| ()), &[offer]),
+            Trust::Server,
+            ("auth", "28000"),
+            &[
+                "channel binding is required",
+                "does not offer SCRAM-SHA-256-PLUS",
+                "stagedoor.tls.channelBinding",
+            ],
+        ),
+        row(
+            "Ed25519",
+            say(&edwards.serve(), &[plus]),
+            Trust::Server,
+            ("auth", "28000"),
+            &["channel binding is required", "Ed25519"],
         ),
     ];
     rows.iter().for_each(|row| scene.suffer(row));
@@ -417,7 +458,7 @@ fn wrong_frames(config: &Arc<ServerConfig>) -> Vec<Row> {
 
 #[test]
 fn whoever_is_the_one_that_was_meant_hears_no_password_all_the_same() {
-    let scene = Scene::new("");
+    let scene = Scene::new();
     let config = scene.server(|_| ());
     for row in wrong_proofs(&config).iter().chain(&wrong_frames(&config)) {
         scene.suffer(row);

@@ -7,11 +7,15 @@ use std::time::Duration;
 
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
+use rcgen::CertificateRevocationListParams;
 use rcgen::DnType;
 use rcgen::ExtendedKeyUsagePurpose;
 use rcgen::IsCa;
 use rcgen::Issuer;
 use rcgen::KeyPair;
+use rcgen::RevokedCertParams;
+use rcgen::SerialNumber;
+use rcgen::date_time_ymd;
 use rustls::ServerConfig;
 use rustls::SupportedProtocolVersion;
 use rustls::pki_types::CertificateDer;
@@ -82,6 +86,25 @@ impl Authority {
         let mut params = Self::params("scripted CA");
         bend(&mut params);
         params.self_signed(&self.key).unwrap().pem()
+    }
+
+    /// Its list of revoked certificates, by serial number, in PEM; good from 2024 to the year `until`.
+    pub(crate) fn list(&self, revoked: &[u64], until: i32) -> String {
+        let revoked = revoked.iter().map(|&serial| RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer()).unwrap().pem().unwrap()
     }
 
     fn params(name: &str) -> CertificateParams {

@@ -4,8 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::OnceLock;
 
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
 use tempfile::TempDir;
 
 /// A key's kind.
@@ -43,6 +48,16 @@ pub struct Issued {
 impl Issued {
     pub fn pem(&self) -> String {
         fs::read_to_string(&self.certificate).unwrap()
+    }
+
+    /// A server's side of TLS that shows it.
+    pub fn serve(&self) -> Arc<ServerConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(&self.certificate).unwrap().collect();
+        let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
+        Arc::new(config.with_no_client_auth().with_single_cert(chain.unwrap(), key).unwrap())
     }
 
     pub fn key_pem(&self) -> String {
