@@ -59,8 +59,15 @@ mod rotation;
 /// closes one connection may open another.
 const EMPTY: Duration = Duration::from_millis(500);
 
-/// The longest pause between two tries to reach an upstream at the start.
+/// The pause between the first two tries to reach an upstream at the start; doubled each time.
+const PROBE_PAUSE: Duration = Duration::from_millis(200);
+
+/// The longest of these pauses.
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// The longest where the password was refused: whoever counts wrong ones must not lock the user out. A file that is
+/// mended is tried at once.
+const WRONG_PASSWORD_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How long transactions may take to end at the very least, however short the grace period is.
 const LAST_TRANSACTIONS: Duration = Duration::from_secs(5);
@@ -196,16 +203,20 @@ impl App {
     }
 
     async fn reach(&self, pools: &Arc<UpstreamPools>) {
-        let mut pause = Duration::from_millis(200);
+        let mut pause = PROBE_PAUSE;
         while !pools.was_verified() {
             // Each time as the configuration is by now: it may have been mended.
             let config = self.config.load_full();
-            match rotation::prove(&config, &pools.dialer.load_full(), pools).await {
-                Ok(()) => return,
-                Err(error) => pools.note(Some(&error)),
+            let logins = rotation::logins(&config, &pools.upstream.name);
+            let Some(route) = logins.first() else { return };
+            let Err(error) = rotation::prove(route, &pools.dialer.load_full(), pools).await else { return };
+            pools.note(Some(&error));
+            let longest = if error.is_wrong_password() { WRONG_PASSWORD_PAUSE_MAX } else { PROBE_PAUSE_MAX };
+            let again = Instant::now() + pause;
+            while Instant::now() < again && !pools.was_verified() {
+                sleep(PROBE_PAUSE).await;
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(PROBE_PAUSE_MAX);
+            pause = (pause * 2).min(longest);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::config::change::changed_upstreams;
 use crate::config::change::needs_restart;
 use crate::config::fault::Faults;
 use crate::config::model::Config;
+use crate::config::model::Route;
 use crate::pool::checkout::UpstreamPools;
 use crate::reload::Files;
 use crate::reload::Outlook;
@@ -112,9 +113,11 @@ impl App {
             let pools = self.pools.upstreams.iter().find(|pools| pools.upstream.name == upstream.name);
             let Some(pools) = pools else { continue };
             let dialer = Dialer::new(upstream.clone()).map_err(NotTaken::hopeless)?;
-            prove(&new, &dialer, pools)
-                .await
-                .map_err(|error| NotTaken { why: error.to_string(), outlook: Outlook::MayPass })?;
+            for login in logins(&new, &upstream.name) {
+                prove(login, &dialer, pools)
+                    .await
+                    .map_err(|error| NotTaken { why: error.to_string(), outlook: Outlook::MayPass })?;
+            }
             dialers.push((pools, dialer));
         }
         let house = (self.pools.clone(), self.registry.clone(), self.metrics.clone());
@@ -135,16 +138,20 @@ impl App {
     }
 }
 
-/// One login by `dialer` with what `config` says, to see that it works. A database that is not there, or not ours to
-/// open, is refused after the server has proven itself and taken our proof: that is enough.
-pub(super) async fn prove(
-    config: &Config,
-    dialer: &Dialer,
-    pools: &UpstreamPools,
-) -> Result<(), ConnectError> {
-    let Some(route) = config.routes.iter().find(|route| route.upstream.name == pools.upstream.name) else {
-        return Ok(());
-    };
+/// A route for each user that logs in to an upstream.
+pub(super) fn logins<'a>(config: &'a Config, upstream: &str) -> Vec<&'a Route> {
+    let mut logins: Vec<&Route> = Vec::new();
+    for route in config.routes.iter().filter(|route| route.upstream.name == upstream) {
+        if !logins.iter().any(|known| known.user == route.user) {
+            logins.push(route);
+        }
+    }
+    logins
+}
+
+/// One login as the user of `route`, to see that it works. A database that is not there, or not ours to open, is
+/// refused after the server has proven itself and taken our proof: that is enough.
+pub(super) async fn prove(route: &Route, dialer: &Dialer, pools: &UpstreamPools) -> Result<(), ConnectError> {
     match dialer.connect(route.database.to_try(), &route.user, route.password.as_ref()).await {
         Ok(connected) => {
             pools.note(None);

@@ -71,7 +71,25 @@ impl Stagedoor {
         Self::spawn(files, env, tempfile::tempdir().unwrap())
     }
 
+    /// The same, which may never become ready.
+    pub fn spawned(files: &[PathBuf], env: &[(&str, &str)]) -> Self {
+        Self::listening(files, env, tempfile::tempdir().unwrap())
+    }
+
     fn spawn(files: &[PathBuf], env: &[(&str, &str)], directory: TempDir) -> Self {
+        let mut sidecar = Self::listening(files, env, directory);
+        sidecar.until_ready();
+        sidecar
+    }
+
+    pub fn until_ready(&mut self) {
+        until("the sidecar is ready", START, || {
+            self.assert_running();
+            self.get("/readyz").starts_with("HTTP/1.1 200").then_some(())
+        });
+    }
+
+    fn listening(files: &[PathBuf], env: &[(&str, &str)], directory: TempDir) -> Self {
         let mut command = command();
         command.arg("run").envs(env.iter().copied());
         for file in files {
@@ -92,10 +110,6 @@ impl Stagedoor {
             Self { child, log, port: 0, admin: SocketAddr::from(([127, 0, 0, 1], 0)), _directory: directory };
         sidecar.port = sidecar.announced("listening").port();
         sidecar.admin = sidecar.announced("admin listening");
-        until("the sidecar is ready", START, || {
-            sidecar.assert_running();
-            sidecar.get("/readyz").starts_with("HTTP/1.1 200").then_some(())
-        });
         sidecar
     }
 
