@@ -17,25 +17,31 @@ use crate::support::pki::Key;
 use crate::support::pki::Pki;
 use crate::support::pki::SHA256;
 use crate::support::postgres::PASSWORD;
-use crate::support::postgres::Postgres;
+use crate::support::postgres::USER;
 use crate::support::postgres::shared;
-use crate::support::stagedoor::app_config;
 use crate::support::stagedoor::command;
 use crate::support::stagedoor::own;
 
 /// Runs `check` before `front`, with the authorities `ca`.
-fn check(postgres: &Postgres, front: &Front, ca: &str, more: &str, arguments: &[&str]) -> Output {
+fn check(front: &Front, ca: &str, more: &str, arguments: &[&str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let (bundle, file) = (directory.path().join("ca.pem"), directory.path().join("app-config.yaml"));
     fs::write(&bundle, ca).unwrap();
-    let config = app_config(postgres, &own(more))
-        .replace(&format!("port: {}", postgres.port), &format!("port: {}", front.port))
-        .replace(postgres.ca.to_str().unwrap(), bundle.to_str().unwrap());
-    fs::write(&file, config).unwrap();
+    fs::write(&file, config(front.port, &format!("ca:\n          $file: {}", bundle.display()), more))
+        .unwrap();
     let output = command().arg("--config").arg(&file).arg("check").args(arguments).output().unwrap();
     let text = [output.stdout.as_slice(), &output.stderr].concat();
     assert!(!String::from_utf8_lossy(&text).contains(PASSWORD), "a secret is on the screen");
     output
+}
+
+/// An app-config with these lines below `ssl:`, and `more` below `stagedoor:`.
+fn config(port: u16, ssl: &str, more: &str) -> String {
+    format!(
+        "backend:\n  database:\n    client: pg\n    connection:\n      host: localhost\n      port: {port}\n      \
+         user: {USER}\n      password: {PASSWORD}\n      ssl:\n        {ssl}\n{}",
+        own(more)
+    )
 }
 
 /// The step `name` of the upstream, from the report in JSON.
@@ -46,12 +52,11 @@ fn step(report: &Value, name: &str) -> Value {
 
 /// Asserts that the step `name` failed, with these words in text and JSON alike; gives it as JSON.
 fn fails(what: &str, play: Play, ca: &str, more: &str, (name, words): (&str, &[&str])) -> Value {
-    let postgres = shared();
     let front = Front::new(play);
-    let output = check(&postgres, &front, ca, more, &[]);
+    let output = check(&front, ca, more, &[]);
     assert_eq!(output.status.code(), Some(1), "{what}");
     let text = String::from_utf8(output.stdout).unwrap();
-    let output = check(&postgres, &front, ca, more, &["--output", "json"]);
+    let output = check(&front, ca, more, &["--output", "json"]);
     assert_eq!(output.status.code(), Some(1), "{what}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let step = step(&report, name);
@@ -165,18 +170,18 @@ fn a_certificate_that_is_revoked_or_lacks_what_stands_above_it_is_explained() {
 
 #[test]
 fn a_key_with_a_passphrase_is_a_fault_of_the_configuration_and_the_way_out_is_named() {
-    let (pki, postgres) = (Pki::shared(), shared());
+    let pki = Pki::shared();
     let client = pki.client("checked", Key::P256, &pki.authority("checked-ca", Key::P256, SHA256));
     let locked =
         pki.convert(&client.key, "checked-locked.key", &["pkcs8", "-topk8", "-passout", "pass:open sesame"]);
-    let ours = format!(
-        "cert:\n          $file: {}\n        key:\n          $file: {}\n        ca:",
+    let ssl = format!(
+        "cert:\n          $file: {}\n        key:\n          $file: {}",
         client.certificate.display(),
         locked.display()
     );
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("app-config.yaml");
-    fs::write(&file, app_config(&postgres, &own("")).replace("ca:", &ours)).unwrap();
+    fs::write(&file, config(5432, &ssl, "")).unwrap();
     let output = command().arg("--config").arg(&file).arg("check").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(78), "{text}");
@@ -211,7 +216,7 @@ fn what_is_good_is_shown_with_names_and_days() {
     let front = Front::new(Play::Pass(postgres.port));
     let late = Authority::bent(|params| params.not_after = date_time_ymd(2021, 5, 6));
     let bundle = fs::read_to_string(&postgres.ca).unwrap() + &late.pem;
-    let output = check(&postgres, &front, &bundle, "", &[]);
+    let output = check(&front, &bundle, "", &[]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
     for line in [
@@ -223,7 +228,7 @@ fn what_is_good_is_shown_with_names_and_days() {
     ] {
         assert!(text.contains(line), "no \"{line}\" in\n{text}");
     }
-    let output = check(&postgres, &front, &bundle, "", &["--output", "json"]);
+    let output = check(&front, &bundle, "", &["--output", "json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let leaf = &step(&report, "TLS")["certificates"][0];
     assert_eq!((&leaf["subject"], &leaf["issuer"]), (&"CN=localhost".into(), &"CN=stagedoor test CA".into()));
