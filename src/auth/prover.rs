@@ -40,7 +40,7 @@ pub enum ProofError {
     )]
     NotAllowed { asked: &'static str, name: &'static str },
     #[error(
-        "the server asks for a cleartext password on a connection whose server is not verified: it gets none"
+        "the server asks for a password, in cleartext or hashed by md5, on a connection whose server is not verified: it gets none"
     )]
     NotVerified,
     #[error(

@@ -47,6 +47,7 @@ use crate::pool::ledger::Ticket;
 use crate::server::connect::ConnectError;
 use crate::server::connect::Connected;
 use crate::server::connect::Dialer;
+use crate::server::connect::Stage;
 use crate::server::connection::ExchangeError;
 use crate::server::connection::Server;
 use crate::server::holders::Holders;
@@ -530,7 +531,8 @@ impl Pool {
         metrics.opened(&self.database);
         self.upstream.note_connected(&connected);
         let lifetime = self.policy.lifetime_max.mul_f64(jitter());
-        let mut server = Server::new(connected, dialer, &self.database, lifetime).await?;
+        let server = Server::new(connected, dialer, &self.database, lifetime).await;
+        let mut server = server.inspect_err(|_| metrics.connect_failed(Stage::Startup.label()))?;
         server.holders = self.upstream.holders.clone();
         self.note_statements(&server.statements);
         server.schema = self.upstream.schema.clone();

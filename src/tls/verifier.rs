@@ -335,7 +335,14 @@ impl Shown {
             Error::CrlExpired { .. } => format!(
                 "the list in stagedoor.tls.crl for the server's certificate has expired: {leaf}. Renew it"
             ),
-            other => format!("the server's certificate cannot be verified ({other}): {leaf}"),
+            Error::UnsupportedSignatureAlgorithmContext(_)
+            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => format!(
+                "the server's certificate, or one above it, is signed in a way that is too weak or unknown \
+                 (SHA-1, a short key): {leaf}. Have it signed anew with SHA-256 or better"
+            ),
+            other => format!(
+                "the server's certificate cannot be verified ({other}): {leaf}. Give the server one that can"
+            ),
         }
     }
 

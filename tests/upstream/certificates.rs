@@ -27,6 +27,7 @@ use crate::scripted::serve;
 use crate::scripted::welcome;
 use crate::support::pki::Key;
 use crate::support::pki::Pki;
+use crate::support::pki::SHA1;
 use crate::support::pki::SHA256;
 
 /// What comes of a login to a server with `config`, by an upstream that trusts `ca`: the words of the error.
@@ -112,6 +113,17 @@ async fn of_a_chain_the_certificate_that_is_wrong_is_named() {
     let early = Chain::new(|params| params.not_before = date_time_ymd(2091, 2, 3));
     let outcome = believed(early.sent(&[&early.middle]), &early.root.pem, |_| ()).await;
     assert_says("early", &outcome, &["an intermediate certificate", "not valid yet", "2091-02-03", "clock"]);
+}
+
+#[tokio::test]
+async fn a_signature_that_is_too_weak_is_named() {
+    let pki = Pki::shared();
+    let ca = pki.authority("weak-ca", Key::Rsa2048, SHA256);
+    let weak = pki.server("weak", Key::P256, SHA1, &ca, "DNS:localhost");
+    let outcome = believed(weak.serve(), &ca.pem(), |_| ()).await;
+    assert_says("SHA-1", &outcome, &["SHA-1", "CN=weak", "issuer \"CN=weak-ca\"", "SHA-256"]);
+    // Whoever gave it as the server's own has looked at it.
+    believed(weak.serve(), &weak.pem(), |_| ()).await.unwrap();
 }
 
 #[tokio::test]

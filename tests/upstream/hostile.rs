@@ -216,6 +216,14 @@ async fn a_proof_is_given_only_to_whom_it_may_be() {
         upstream.tls.channel_binding = ChannelBinding::Require;
         upstream
     };
+    let blind = |mut upstream: Upstream| {
+        upstream.tls.mode = TlsMode::InsecureNoVerify;
+        allowing(upstream, &[AuthMethod::Password, AuthMethod::Md5])
+    };
+    for asked in [authentication(3, b""), authentication(5, b"salt")] {
+        let words: &[&str] = &["not verified", "gets none"];
+        refused("unverified", after_hello(vec![asked]), &ca.pem, blind, (Stage::Auth, "28000", words)).await;
+    }
     let words: &[&str] = &["channel binding is required", "does not offer SCRAM-SHA-256-PLUS"];
     refused("stripped", after_hello(vec![sasl()]), &ca.pem, require, (Stage::Auth, "28000", words)).await;
 }

@@ -396,6 +396,25 @@ fn whoever_cannot_be_bound_to_where_binding_is_required_hears_no_proof() {
     scene.sidecar.terminate();
 }
 
+#[test]
+fn whoever_answers_no_question_after_the_login_is_counted_and_left() {
+    let scene = Scene::new();
+    let config = scene.server(|_| ());
+    let greeting = Act::Add([frame(b'K', &[0, 0, 0, 1, 0, 0, 0, 2]), frame(b'Z', b"I")].concat());
+    let nonsense = Act::Say(frame(b'Z', b"T"));
+    let acts = [exchange(PASSWORD, Bent::Nothing), vec![greeting, nonsense]].concat();
+    let before = scene.failures("startup");
+    scene.front.change(Play::Tls(config, acts));
+    let refused = Raw::login_as(scene.sidecar.port, &scene.database, (USER, PASSWORD), &[]).map(drop);
+    let refused = refused.expect_err("no answer");
+    assert_eq!(field(&refused, b'C'), "08006");
+    assert!(field(&refused, b'M').contains("not one to the question"), "{}", field(&refused, b'M'));
+    assert!(scene.failures("startup") > before + 0.5, "it is not counted");
+    scene.front.change(Play::Pass(scene.postgres.port));
+    assert_eq!(Raw::login(scene.sidecar.port, &scene.database).value("SELECT 7"), "7");
+    scene.sidecar.terminate();
+}
+
 fn say(config: &Arc<ServerConfig>, frames: &[Vec<u8>]) -> Play {
     Play::Tls(config.clone(), frames.iter().cloned().map(Act::Say).collect())
 }

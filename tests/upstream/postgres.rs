@@ -26,12 +26,11 @@ use stagedoor::server::connect::Dialer;
 use stagedoor::server::connect::Stage;
 use stagedoor::server::connection::ExchangeError;
 use stagedoor::server::connection::Server;
-use tokio::io::AsyncReadExt as _;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
-use tokio::net::TcpStream;
 
 use crate::scripted::Authority;
+use crate::support::front::Front;
+use crate::support::front::Play;
+use crate::support::front::is_tls;
 use crate::support::postgres::PASSWORD;
 use crate::support::postgres::Postgres;
 use crate::support::postgres::USER;
@@ -177,57 +176,12 @@ async fn what_postgresql_says_at_login_is_passed_on() {
     assert!(error.is_retryable() && error.stage == Stage::Tcp, "{error}");
 }
 
-/// Passes bytes on and keeps those of both directions, for each connection.
-async fn record(port: u16) -> (u16, Arc<std::sync::Mutex<Vec<[Vec<u8>; 2]>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let own = listener.local_addr().unwrap().port();
-    let tapes = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let shelf = tapes.clone();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let number = {
-                let mut shelf = shelf.lock().unwrap();
-                shelf.push([Vec::new(), Vec::new()]);
-                shelf.len() - 1
-            };
-            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            let (from_client, to_client) = client.into_split();
-            let (from_server, to_server) = server.into_split();
-            for (side, mut from, mut to) in [(0, from_client, to_server), (1, from_server, to_client)] {
-                let shelf = shelf.clone();
-                tokio::spawn(async move {
-                    let mut chunk = [0; 8192];
-                    while let Ok(count) = from.read(&mut chunk).await {
-                        shelf.lock().unwrap()[number][side].extend_from_slice(&chunk[..count]);
-                        if count == 0 || to.write_all(&chunk[..count]).await.is_err() {
-                            break;
-                        }
-                    }
-                });
-            }
-        }
-    });
-    (own, tapes)
-}
-
-/// Whether `bytes` are TLS records and nothing else; the last one may be cut.
-fn is_tls(mut bytes: &[u8]) -> bool {
-    while let [kind, 3, _, high, low, rest @ ..] = bytes {
-        if !(20..=23).contains(kind) {
-            return false;
-        }
-        let length = usize::from(*high) << 8 | usize::from(*low);
-        bytes = rest.get(length..).unwrap_or_default();
-    }
-    bytes.len() < 5
-}
-
 #[tokio::test]
 async fn behind_the_preamble_nothing_but_tls_is_ever_sent_and_cancels_are_no_exception() {
     let postgres = Postgres::start(&[]);
-    let (port, tapes) = record(postgres.port).await;
+    let front = Front::new(Play::Pass(postgres.port));
     let mut through = upstream(&postgres);
-    through.address = Address::Tcp { host: "localhost".to_owned(), port };
+    through.address = Address::Tcp { host: "localhost".to_owned(), port: front.port };
     let dialer = Arc::new(Dialer::new(Arc::new(through)).unwrap());
     let password = Secret::new(PASSWORD.to_owned());
     let connected = dialer.connect("postgres", USER, Some(&password)).await.unwrap();
@@ -249,13 +203,13 @@ async fn behind_the_preamble_nothing_but_tls_is_ever_sent_and_cancels_are_no_exc
     let (slept, ()) = tokio::join!(sleeping, cancelling);
     assert!(matches!(slept, Err(ExchangeError::Refused(refusal)) if refusal.sqlstate() == "57014"));
     server.close().await;
-    let tapes = tapes.lock().unwrap();
+    let tapes = front.take();
     assert_eq!(tapes.len(), 2, "a login and a cancel");
-    for [ours, theirs] in tapes.iter() {
-        assert_eq!(&ours[..8], &[0, 0, 0, 8, 4, 210, 22, 47], "SSLRequest");
-        assert!(is_tls(&ours[8..]) && ours.len() > 200, "we said something else than TLS");
-        assert_eq!(theirs[0], b'S');
-        assert!(is_tls(&theirs[1..]), "the server said something else than TLS");
-        assert!(memchr::memmem::find(ours, USER.as_bytes()).is_none());
+    for tape in tapes {
+        assert_eq!(&tape.wire[..8], &[0, 0, 0, 8, 4, 210, 22, 47], "SSLRequest");
+        assert!(is_tls(&tape.wire[8..]) && tape.wire.len() > 200, "we said something else than TLS");
+        assert_eq!(tape.sent[0], b'S');
+        assert!(is_tls(&tape.sent[1..]), "the server said something else than TLS");
+        assert!(!tape.heard(USER.as_bytes()));
     }
 }

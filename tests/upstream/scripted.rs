@@ -1,8 +1,6 @@
-//! A server that plays a script instead of being PostgreSQL, and remembers what it was told in the clear.
+//! Authorities, and servers of theirs that play a script instead of being PostgreSQL.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use rcgen::BasicConstraints;
@@ -35,12 +33,10 @@ use stagedoor::config::secret::Secret;
 use stagedoor::server::connect::ConnectError;
 use stagedoor::server::connect::Connected;
 use stagedoor::server::connect::Dialer;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncReadExt as _;
-use tokio::io::AsyncWrite;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
+
+use crate::support::front::Act;
+use crate::support::front::Front;
+use crate::support::front::Play;
 
 pub(crate) const USER: &str = "user-8d1f";
 pub(crate) const PASSWORD: &str = "password-77c2";
@@ -186,68 +182,30 @@ pub(crate) enum Script {
     Endless(Arc<ServerConfig>),
 }
 
+impl Script {
+    fn play(self) -> Play {
+        match self {
+            Self::Answer(bytes) => Play::Answer(bytes.to_vec()),
+            Self::InsteadOfHello(bytes) => Play::InsteadOfHello(bytes.to_vec()),
+            Self::Tls(config, frames) => Play::Tls(config, frames.into_iter().map(Act::Say).collect()),
+            Self::Endless(config) => Play::Tls(config, vec![Act::Flood(frame(b'N', &[b'S'; 1000]))]),
+        }
+    }
+}
+
 /// A running script.
 pub(crate) struct Scripted {
-    pub(crate) address: SocketAddr,
-    /// Every byte that came before TLS.
-    pub(crate) in_the_clear: Arc<Mutex<Vec<u8>>>,
+    front: Front,
 }
 
 impl Scripted {
     pub(crate) async fn play(script: Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let in_the_clear = Arc::new(Mutex::new(Vec::new()));
-        let heard = in_the_clear.clone();
-        tokio::spawn(async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
-                let mut request = [0; 8];
-                if socket.read_exact(&mut request).await.is_err() {
-                    continue;
-                }
-                heard.lock().unwrap().extend_from_slice(&request);
-                match script.clone() {
-                    Script::Answer(bytes) => {
-                        let _ = socket.write_all(bytes).await;
-                        listen(&mut socket, &heard).await;
-                    }
-                    Script::InsteadOfHello(bytes) => {
-                        let _ = socket.write_all(b"S").await;
-                        let mut hello = [0; 4096];
-                        let _ = socket.read(&mut hello).await;
-                        let _ = socket.write_all(bytes).await;
-                    }
-                    Script::Tls(config, frames) => {
-                        let _ = socket.write_all(b"S").await;
-                        if let Ok(mut stream) = TlsAcceptor::from(config).accept(socket).await {
-                            for frame in frames {
-                                let mut said = [0; 4096];
-                                if !matches!(stream.read(&mut said).await, Ok(count) if count > 0) {
-                                    break;
-                                }
-                                let _ = stream.write_all(&frame).await;
-                                let _ = stream.flush().await;
-                            }
-                            let mut rest = [0; 4096];
-                            while matches!(stream.read(&mut rest).await, Ok(count) if count > 0) {}
-                        }
-                    }
-                    Script::Endless(config) => {
-                        let _ = socket.write_all(b"S").await;
-                        if let Ok(mut stream) = TlsAcceptor::from(config).accept(socket).await {
-                            let notice = frame(b'N', &[b'S'; 1000]);
-                            while stream.write_all(&notice).await.is_ok() {}
-                        }
-                    }
-                }
-            }
-        });
-        Self { address, in_the_clear }
+        Self { front: Front::new(script.play()) }
     }
 
     /// An upstream at this address under `name`, trusting `ca`.
     pub(crate) fn upstream(&self, name: &str, ca: &str) -> Upstream {
-        upstream(self.address.port(), name, ca)
+        upstream(self.front.port, name, ca)
     }
 
     /// Tries to log in, and makes sure that nobody heard a secret.
@@ -255,12 +213,9 @@ impl Scripted {
         let dialer = Dialer::new(Arc::new(upstream)).unwrap();
         let password = Secret::new(PASSWORD.to_owned());
         let outcome = dialer.connect("database", USER, Some(&password)).await;
-        let heard = self.in_the_clear.lock().unwrap().clone();
-        for secret in [USER, PASSWORD] {
-            assert!(
-                memchr::memmem::find(&heard, secret.as_bytes()).is_none(),
-                "{secret} went out in the clear"
-            );
+        for tape in self.front.take() {
+            let is_heard = |secret: &str| memchr::memmem::find(&tape.wire, secret.as_bytes()).is_some();
+            assert!(!is_heard(USER) && !is_heard(PASSWORD), "a secret went out in the clear");
         }
         outcome
     }
@@ -284,17 +239,6 @@ pub(crate) fn upstream(port: u16, name: &str, ca: &str) -> Upstream {
         auth: AuthPolicy { allow: [].into() },
         servers_max: 2,
         connect_timeout: Duration::from_secs(2),
-    }
-}
-
-/// Remembers all that comes.
-async fn listen<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut S, heard: &Mutex<Vec<u8>>) {
-    let mut said = [0; 4096];
-    while let Ok(count) = socket.read(&mut said).await {
-        if count == 0 {
-            return;
-        }
-        heard.lock().unwrap().extend_from_slice(&said[..count]);
     }
 }
 

@@ -85,18 +85,26 @@ pub struct Front {
     pub port: u16,
     play: Arc<Mutex<Play>>,
     reels: Arc<Mutex<Vec<Reel>>>,
-    _runtime: Runtime,
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        // Does not wait, and so may be done in a test that is asynchronous itself.
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
 }
 
 impl Front {
     pub fn new(play: Play) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (play, reels) = (Arc::new(Mutex::new(play)), Arc::new(Mutex::new(Vec::new())));
         runtime.spawn(accept(listener, play.clone(), reels.clone()));
-        Self { port, play, reels, _runtime: runtime }
+        Self { port, play, reels, runtime: Some(runtime) }
     }
 
     /// From now on, `play` answers new connections.
@@ -116,7 +124,8 @@ impl Front {
     }
 }
 
-async fn accept(listener: TcpListener, play: Arc<Mutex<Play>>, reels: Arc<Mutex<Vec<Reel>>>) {
+async fn accept(listener: std::net::TcpListener, play: Arc<Mutex<Play>>, reels: Arc<Mutex<Vec<Reel>>>) {
+    let listener = TcpListener::from_std(listener).unwrap();
     while let Ok((socket, _)) = listener.accept().await {
         let reel = Reel::default();
         reels.lock().unwrap().push(reel.clone());

@@ -26,6 +26,7 @@ pub enum Key {
 /// Options of `openssl req` by which a certificate is signed.
 pub type Signing = &'static [&'static str];
 
+pub const SHA1: Signing = &["-sha1"];
 pub const SHA256: Signing = &["-sha256"];
 pub const SHA384: Signing = &["-sha384"];
 pub const SHA512: Signing = &["-sha512"];
