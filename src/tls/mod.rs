@@ -4,4 +4,5 @@ pub mod certificate;
 pub mod channel_binding;
 pub mod connector;
 pub mod error;
+pub mod shown;
 pub mod verifier;

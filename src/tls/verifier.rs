@@ -31,9 +31,10 @@ use webpki::UnknownStatusPolicy;
 use crate::config::model::TlsMode;
 use crate::tls::certificate::Facts;
 use crate::tls::certificate::key_of_version_1;
-
-/// Certificates of a chain that are looked at in errors. Real ones have three or four.
-const CHAIN_MAX: usize = 10;
+use crate::tls::shown::Shown;
+use crate::tls::shown::facts_of;
+use crate::tls::shown::unreadable;
+use crate::tls::shown::verify_dates;
 
 /// Verifies by one policy, for one upstream.
 pub struct Verifier {
@@ -180,7 +181,7 @@ impl Verifier {
     ) -> Result<(), String> {
         let explain = |error: &webpki::Error| {
             Shown::read(leaf, intermediates)
-                .map_or_else(|| unreadable(leaf), |shown| shown.explain(error, self))
+                .map_or_else(|| unreadable(leaf), |shown| shown.explain(error, &self.crls))
         };
         if let Some(pinned) = self.authorities.iter().find(|authority| authority.der == *leaf) {
             return verify_dates("the server's certificate", &pinned.facts, now);
@@ -243,126 +244,6 @@ impl Verifier {
              where it can have none (Cloud SQL), set stagedoor.tls.mode to verify-ca with the instance's own CA",
             self.expected.text
         ))
-    }
-}
-
-fn facts_of(chain: Vec<&CertificateDer<'_>>) -> Vec<Facts> {
-    chain.into_iter().take(CHAIN_MAX).filter_map(|der| Facts::read(der)).collect()
-}
-
-fn verify_dates(what: &str, facts: &Facts, now: UnixTime) -> Result<(), String> {
-    if now.as_secs() > facts.not_after {
-        return Err(expired(what, facts));
-    }
-    if now.as_secs() < facts.not_before {
-        return Err(not_yet_valid(what, facts));
-    }
-    Ok(())
-}
-
-fn expired(what: &str, facts: &Facts) -> String {
-    format!("{what} has expired: {facts}. Renew it, or look at this machine's clock")
-}
-
-fn not_yet_valid(what: &str, facts: &Facts) -> String {
-    format!("{what} is not valid yet: {facts}. Look at this machine's clock")
-}
-
-fn unreadable(leaf: &CertificateDer<'_>) -> String {
-    format!("the server's certificate ({} bytes) cannot be read", leaf.len())
-}
-
-/// The chain that a server showed, for words about what is wrong with it.
-struct Shown {
-    leaf: Facts,
-    intermediates: Vec<Facts>,
-}
-
-impl Shown {
-    /// `None` where not even the server's own certificate can be read.
-    fn read(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> Option<Self> {
-        Some(Self { leaf: Facts::read(leaf)?, intermediates: facts_of(intermediates.iter().collect()) })
-    }
-
-    /// The first certificate of which `is_meant` is true, and what to call it; the server's own if none is.
-    fn which(&self, is_meant: impl Fn(&Facts) -> bool) -> (&'static str, &Facts) {
-        match self.intermediates.iter().find(|&facts| is_meant(facts)) {
-            Some(facts) if !is_meant(&self.leaf) => ("an intermediate certificate of the server's", facts),
-            Some(_) | None => ("the server's certificate", &self.leaf),
-        }
-    }
-
-    /// What webpki says, in words that name what to change.
-    fn explain(&self, error: &webpki::Error, verifier: &Verifier) -> String {
-        use webpki::Error;
-        let leaf = &self.leaf;
-        #[expect(clippy::wildcard_enum_match_arm, reason = "webpki's errors are many, and may become more")]
-        match error {
-            Error::CertExpired { not_after, .. } => {
-                let (what, facts) = self.which(|facts| facts.not_after == not_after.as_secs());
-                expired(what, facts)
-            }
-            Error::CertNotValidYet { not_before, .. } => {
-                let (what, facts) = self.which(|facts| facts.not_before == not_before.as_secs());
-                not_yet_valid(what, facts)
-            }
-            Error::UnknownIssuer
-            | Error::CaUsedAsEndEntity
-            | Error::UnsupportedCertVersion
-            | Error::InvalidSignatureForPublicKey
-                if leaf.is_self_signed() =>
-            {
-                format!(
-                    "the server's certificate is self-signed and not among the trusted ones: {leaf}. \
-                 Give it, or the CA that it should be signed by, as ssl.ca"
-                )
-            }
-            // The second: an authority of that name is trusted, but with another key.
-            Error::UnknownIssuer | Error::InvalidSignatureForPublicKey => self.untrusted(),
-            Error::RequiredEkuNotFoundContext(_) => format!(
-                "the server's certificate is not meant for servers (its extended key usage lacks serverAuth): \
-                 {leaf}. Give the server a server certificate"
-            ),
-            Error::CertRevoked => {
-                let is_named = |facts: &Facts| verifier.crls.iter().any(|crl| facts.is_revoked_by(crl));
-                let (what, facts) = self.which(is_named);
-                format!("{what} is revoked by stagedoor.tls.crl: {facts}. Give the server another one")
-            }
-            Error::UnknownRevocationStatus | Error::InvalidCrlSignatureForPublicKey => format!(
-                "no list in stagedoor.tls.crl says whether the server's certificate is revoked: {leaf}. \
-                 Give the list of each authority in its chain"
-            ),
-            Error::CrlExpired { .. } => format!(
-                "the list in stagedoor.tls.crl for the server's certificate has expired: {leaf}. Renew it"
-            ),
-            Error::UnsupportedSignatureAlgorithmContext(_)
-            | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => format!(
-                "the server's certificate, or one above it, is signed in a way that is too weak or unknown \
-                 (SHA-1, a short key): {leaf}. Have it signed anew with SHA-256 or better"
-            ),
-            other => format!(
-                "the server's certificate cannot be verified ({other}): {leaf}. Give the server one that can"
-            ),
-        }
-    }
-
-    /// The chain ends at nobody that is trusted: where, and who could mend it.
-    fn untrusted(&self) -> String {
-        let leaf = &self.leaf;
-        let told = match self.intermediates.last() {
-            None => "The server sent no other certificate: where others stand between it and the authority, let it \
-                     send them too (ssl_cert_file holds the whole chain)"
-                .to_owned(),
-            Some(last) => format!(
-                "The server sent {} more, the last of them issued by \"{}\"",
-                self.intermediates.len(),
-                last.issuer
-            ),
-        };
-        format!(
-            "the server's certificate is signed by an authority that is not trusted: {leaf}. \
-             Give that authority's certificate, of the same name and key, as ssl.ca. {told}"
-        )
     }
 }
 
