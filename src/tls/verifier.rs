@@ -225,19 +225,15 @@ impl Verifier {
             return Ok(());
         }
         let facts = Facts::read(leaf).ok_or_else(|| unreadable(leaf))?;
-        let by_common_name = facts.names.is_none()
-            && self.expected.explicit
-            && facts
-                .common_name
-                .as_deref()
-                .is_some_and(|name| name.eq_ignore_ascii_case(&self.expected.text));
-        if by_common_name || facts.has_dotted_name(&self.expected.text) {
+        // An address is to be found among the addresses, and nowhere else.
+        let is_address = matches!(self.expected.name, Some(ServerName::IpAddress(_)));
+        let is_common_name =
+            facts.common_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(&self.expected.text));
+        let by_common_name = facts.names.is_none() && self.expected.explicit && is_common_name;
+        if !is_address && (by_common_name || facts.has_dotted_name(&self.expected.text)) {
             return Ok(());
         }
-        let what = match &self.expected.name {
-            Some(ServerName::IpAddress(_)) => "address",
-            _ => "host",
-        };
+        let what = if is_address { "address" } else { "host" };
         Err(format!(
             "the server's certificate is for another {what}: wanted \"{}\", but it has {facts}. \
              Set ssl.servername to a name that it has, or connect by that name; \

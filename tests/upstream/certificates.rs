@@ -169,6 +169,8 @@ async fn addresses_and_names_with_a_dot_are_compared_as_what_they_are() {
         ("2001:db8::7", "2001:db8::8", false),
         ("192.0.2.7", "192.0.2.7", true),
         ("192.0.2.7", "192.0.2.70", false),
+        // An address that is written as a name is none.
+        ("192.0.2.7.", "192.0.2.7", false),
         ("db.example.", "db.example", true),
         ("db.example.", "db.example.", true),
         ("db.example", "db.example.", true),
@@ -216,6 +218,13 @@ async fn a_common_name_counts_only_where_it_is_asked_for_and_nothing_better_is_t
         &outcome,
         &["another host", "CN=project:instance", "no alternative names", "verify-ca", "Cloud SQL"],
     );
+    let address = |params: &mut CertificateParams| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "192.0.2.7");
+    };
+    let by_address = |upstream: &mut Upstream| upstream.tls.server_name = Some("192.0.2.7".to_owned());
+    let outcome = believed(ca.server(&[], address), &ca.pem, by_address).await;
+    assert_says("an address", &outcome, &["another address", "no alternative names"]);
     let outcome = believed(ca.server(&["localhost"], cloud), &ca.pem, asked).await;
     assert_says("with a name", &outcome, &["another host", "names localhost"]);
     // By the chain alone means: by this chain, in its time, for servers.

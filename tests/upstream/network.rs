@@ -158,21 +158,21 @@ impl Scene {
         let least = if row.trust == Trust::Nobody { 3.0 } else { 2.0 };
         let counted = self.failures(row.stage) - failures;
         assert!(counted > least - 0.5, "{}: {counted} failures are counted at {}", row.what, row.stage);
-        let says = |message: &str| {
-            let marked = format!("\"message\":\"{message}\"");
-            let line = until(&format!("{}: {message}", row.what), Duration::from_secs(10), || {
-                let log = self.sidecar.log().split_off(length);
-                log.lines().find(|line| line.contains(&marked)).map(str::to_owned)
-            });
+        let says = |marks: &[&str]| {
+            let line =
+                until(&format!("{}: a line with {marks:?}", row.what), Duration::from_secs(10), || {
+                    let log = self.sidecar.log().split_off(length);
+                    log.lines().find(|line| marks.iter().all(|mark| line.contains(mark))).map(str::to_owned)
+                });
             let text = line.replace("\\\"", "\"");
             row.words
                 .iter()
                 .for_each(|word| assert!(text.contains(word), "{}: no {word} in {text}", row.what));
             assert!(text.contains(&format!("localhost:{}", self.front.port)), "{}: {text}", row.what);
         };
-        says("connecting failed");
+        says(&["\"message\":\"connecting failed\"", &format!("\"stage\":\"{}\"", row.stage)]);
         if row.trust == Trust::Nobody {
-            says("not delivered");
+            says(&["cancel request", "delivered", "\"error\""]);
         }
     }
 }
