@@ -40,6 +40,9 @@ use crate::support::wait::until;
 /// In a database's name and in a query, to be looked for on the wire.
 const MARK: &str = "mark-5c0e";
 
+/// The serial number of a certificate that is revoked.
+const REVOKED: u64 = 77;
+
 const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
 
 /// What a flood may bring to an end: what we read (256 KiB), and what the system keeps for a socket, twice.
@@ -81,7 +84,7 @@ impl Scene {
         Self::trusting("", "")
     }
 
-    /// With an authority beside, and more settings.
+    /// With an authority beside, and more settings; in them, `$lists` is a file with lists of revoked certificates.
     fn trusting(more_ca: &str, more: &str) -> Self {
         let postgres = shared();
         let authority = Authority::new();
@@ -90,6 +93,9 @@ impl Scene {
         let bundle = directory.path().join("bundle.pem");
         let own_ca = fs::read_to_string(&postgres.ca).unwrap();
         fs::write(&bundle, [&own_ca, &authority.pem, more_ca].concat()).unwrap();
+        let lists = directory.path().join("lists.pem");
+        fs::write(&lists, postgres.crl() + &authority.list(&[REVOKED], 2090)).unwrap();
+        let more = more.replace("$lists", lists.to_str().unwrap());
         let times = "  pool: { connectTimeout: 2s, acquireTimeout: 1s }\n";
         let config = app_config(&postgres, &own(&format!("{times}{more}")))
             .replace(&format!("port: {}", postgres.port), &format!("port: {}", front.port))
@@ -358,6 +364,29 @@ fn whoever_is_not_the_one_that_was_meant_hears_nothing() {
             "expired, and for another host",
             scene.authority.server(&["db.example"], expired),
             &["has expired"],
+        ),
+    ];
+    rows.iter().for_each(|row| scene.suffer(row));
+    scene.sidecar.terminate();
+}
+
+#[test]
+fn whoever_is_revoked_or_on_nobodys_list_hears_nothing() {
+    let other = Authority::named("another CA");
+    let scene = Scene::trusting(&other.pem, "  tls: { crl: [$lists] }\n");
+    let revoked = |params: &mut rcgen::CertificateParams| params.serial_number = Some(REVOKED.into());
+    let no = |what, config, words| {
+        row(what, Play::Tls(config, vec![Act::Say(welcome())]), Trust::Nobody, ("tls", "08001"), words)
+    };
+    let is_revoked: &[&str] =
+        &["the server's certificate is revoked", "stagedoor.tls.crl", "CN=scripted server"];
+    let rows = [
+        no("revoked", scene.server(revoked), is_revoked),
+        no("revoked, and for another host", scene.authority.server(&["db.example"], revoked), is_revoked),
+        no(
+            "on nobody's list",
+            other.server(&["localhost"], |_| ()),
+            &["no list in stagedoor.tls.crl", "each authority"],
         ),
     ];
     rows.iter().for_each(|row| scene.suffer(row));

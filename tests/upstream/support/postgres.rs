@@ -15,11 +15,15 @@ use std::time::Duration;
 
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
+use rcgen::CertificateRevocationListParams;
 use rcgen::DnType;
 use rcgen::ExtendedKeyUsagePurpose;
 use rcgen::IsCa;
 use rcgen::Issuer;
+use rcgen::KeyIdMethod;
 use rcgen::KeyPair;
+use rcgen::SerialNumber;
+use rcgen::date_time_ymd;
 use tempfile::TempDir;
 
 use crate::support::wait::until;
@@ -94,6 +98,11 @@ impl Postgres {
         postgres.ctl("start");
         postgres.sql("postgres", &format!("CREATE ROLE {USER} LOGIN CREATEDB PASSWORD '{PASSWORD}'"));
         postgres
+    }
+
+    /// The CA's list of revoked certificates: none is.
+    pub fn crl(&self) -> String {
+        fs::read_to_string(self.ca.with_extension("crl")).unwrap()
     }
 
     /// `start`, `restart`, `stop`, `reload`.
@@ -199,8 +208,21 @@ fn certificates(root: &Path) {
     server.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     let issuer = Issuer::from_params(&ca, &ca_key);
     fs::write(root.join("server.crt"), server.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+    fs::write(root.join("ca.crl"), nobody_revoked().signed_by(&issuer).unwrap().pem().unwrap()).unwrap();
     fs::write(root.join("server.key"), key.serialize_pem()).unwrap();
     fs::set_permissions(root.join("server.key"), fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// A list without an entry.
+fn nobody_revoked() -> CertificateRevocationListParams {
+    CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(2090, 1, 1),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
 }
 
 /// Waits until nobody but the superuser is connected to `database`.
