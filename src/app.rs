@@ -101,6 +101,8 @@ struct App {
     stale: std::sync::Mutex<String>,
     /// Somebody has a reason to believe that a file has changed, or will soon.
     hint: Arc<Notify>,
+    /// Somebody wants the files to be read, changed or not.
+    hangup: Notify,
     pools: Arc<Pools>,
     metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
@@ -151,6 +153,7 @@ impl App {
             files: Mutex::new(files),
             stale: std::sync::Mutex::default(),
             hint,
+            hangup: Notify::new(),
             pools,
             metrics,
             lifecycle: Lifecycle::new(),
@@ -225,7 +228,7 @@ impl App {
             tokio::select! {
                 Some(()) = signals.terminate.recv() => return,
                 Some(()) = signals.interrupt.recv() => return,
-                Some(()) = signals.hangup.recv() => drop(self.reload().await),
+                Some(()) = signals.hangup.recv() => self.hangup.notify_one(),
                 () = self.lifecycle.draining() => return,
             }
         }

@@ -40,20 +40,25 @@ impl App {
         let looking = async {
             loop {
                 let interval = self.config.load().reload.interval;
-                let hinted = tokio::select! {
-                    () = sleep(interval) => false,
-                    () = self.hint.notified() => true,
-                };
-                let mut files = self.files.lock().await;
-                if hinted {
-                    files.hurry();
-                }
-                if let Some(read) = files.load_changed(interval).await {
-                    drop(self.take_over(&mut files, read).await);
+                tokio::select! {
+                    () = sleep(interval) => self.look(false).await,
+                    () = self.hint.notified() => self.look(true).await,
+                    () = self.hangup.notified() => drop(self.reload().await),
                 }
             }
         };
         self.lifecycle.stop_token().run_until_cancelled(looking).await;
+    }
+
+    async fn look(&self, hurry: bool) {
+        let mut files = self.files.lock().await;
+        if hurry {
+            files.hurry();
+        }
+        let interval = self.config.load().reload.interval;
+        if let Some(read) = files.load_changed(interval).await {
+            drop(self.take_over(&mut files, read).await);
+        }
     }
 
     /// Reads the configuration again, whether a file has changed or not.

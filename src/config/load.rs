@@ -13,6 +13,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::config::environment;
 use crate::config::fault::Fault;
@@ -217,7 +218,7 @@ impl World for Machine {
     fn read(&self, path: &Path) -> Result<String, Unreadable> {
         let outcome = read_bounded(path, yaml::FILE_BYTES_MAX);
         self.seen.borrow_mut().read(path, &outcome);
-        outcome
+        outcome.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn exists(&self, path: &Path) -> bool {
@@ -245,7 +246,8 @@ fn variables() -> Vec<(String, String)> {
         .collect()
 }
 
-fn read_bounded(path: &Path, max: usize) -> Result<String, Unreadable> {
+/// What a file says. It may be a secret, and is read every few seconds, so it leaves no copy.
+fn read_bounded(path: &Path, max: usize) -> Result<Zeroizing<Vec<u8>>, Unreadable> {
     let other = |error: io::Error| {
         if error.kind() == io::ErrorKind::NotFound {
             Unreadable::Missing
@@ -254,10 +256,13 @@ fn read_bounded(path: &Path, max: usize) -> Result<String, Unreadable> {
         }
     };
     let file = File::open(path).map_err(other)?;
-    let mut bytes = Vec::new();
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    // One byte more, so that it need not grow to find the end.
+    let capacity = usize::try_from(length).unwrap_or(max).min(max) + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(capacity));
     file.take(max as u64 + 1).read_to_end(&mut bytes).map_err(other)?;
     if max < bytes.len() {
         return Err(Unreadable::TooLarge { max });
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(bytes)
 }

@@ -37,7 +37,7 @@ pub struct Listen {
     pub auth: ClientAuth,
     /// Most clients at a time; the next one is told 53300.
     pub clients_max: usize,
-    /// How long a client may take from accept to a finished login.
+    /// How long a client may take from accept until it has proven itself.
     pub login_timeout: Duration,
 }
 

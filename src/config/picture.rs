@@ -53,9 +53,9 @@ impl Picture {
     }
 
     /// Notes what came of reading a file.
-    pub(crate) fn read(&mut self, path: &Path, outcome: &Result<String, Unreadable>) {
+    pub(crate) fn read(&mut self, path: &Path, outcome: &Result<impl AsRef<[u8]>, Unreadable>) {
         let print = match outcome {
-            Ok(text) => Print::of(text),
+            Ok(bytes) => Print::of(bytes.as_ref()),
             Err(Unreadable::Missing) => Print::Absent,
             Err(error @ (Unreadable::TooLarge { .. } | Unreadable::Other(_))) => {
                 Print::Unreadable(error.to_string())
@@ -73,9 +73,9 @@ impl Picture {
 }
 
 impl Print {
-    fn of(text: &str) -> Self {
+    fn of(bytes: &[u8]) -> Self {
         let mut hash = [0; digest::SHA256_OUTPUT_LEN];
-        hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
+        hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
         Self::Text(hash)
     }
 }
@@ -87,7 +87,7 @@ mod tests {
     fn picture(found: &[(&str, Result<&str, Unreadable>)]) -> Picture {
         let mut picture = Picture::default();
         for (path, outcome) in found {
-            picture.read(Path::new(path), &outcome.clone().map(str::to_owned));
+            picture.read(Path::new(path), outcome);
         }
         picture
     }

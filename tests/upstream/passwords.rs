@@ -156,6 +156,7 @@ fn files_that_say_the_same_disturb_nobody() {
     mount.write(&[("app-config.yaml", &format!("# A remark.\n{text}"))]);
     until("a remark is read", LIMIT, || (reloads() == 1).then_some(()));
     goes_on("a remark");
+    assert!(sidecar.log().contains("0 of 1 upstreams changed"), "{}", sidecar.log());
     assert_eq!(sidecar.metric("stagedoor_server_connections_closed_total", &[]), 0.0);
     assert!((opened() - 5.0).abs() < 0.1);
     assert_eq!(crowd.leave(), [""; 0]);

@@ -75,6 +75,32 @@ fn a_server_whose_settings_fit_is_preferred_and_else_the_one_that_rested_longest
 }
 
 #[test]
+fn where_no_login_works_open_servers_are_used_and_none_is_closed() {
+    let mut world = World::new(3);
+    let hour = Some(world.now + Duration::from_secs(3600));
+    world.request(0);
+    world.request(1);
+    for pool in [0, 2] {
+        world.ledger.hold(pool, hour);
+    }
+    assert_eq!(world.request(0), Request::Queued(1), "it has one");
+    let now = world.now;
+    assert_eq!(world.ledger.look_again(now), None);
+    assert_eq!(world.give_back(0, "a", 0), Some((1, Grant::Server("a"))));
+    let custom = Returned { server: "a", fit: Fit { custom: 5, ..fit(0) }, expires: now };
+    assert_eq!(world.ledger.give_back(0, custom, now), None);
+    assert_eq!(world.request(0), Request::Queued(2), "none is closed for another");
+    assert_eq!(world.request(2), Request::Granted(Grant::Connect), "one tries, where there is none");
+    assert_eq!(world.request(2), Request::Queued(3));
+    assert_eq!(world.ledger.closed(2, now), Some((3, Grant::Connect)), "then the next one");
+    assert_eq!(world.give_back(1, "b", 0), None);
+    world.ledger.hold(0, None);
+    world.wait(PATIENCE);
+    let now = world.now;
+    assert_eq!(world.ledger.look_again(now), Some((2, Grant::Replace("b"))), "it may be tried again");
+}
+
+#[test]
 fn one_that_does_not_suit_is_given_only_where_there_is_no_room_for_another() {
     let mut world = World::new(2);
     world.request(0);
