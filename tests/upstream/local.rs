@@ -12,7 +12,9 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::process::Output;
+use std::process::Stdio;
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::support::postgres::PASSWORD;
 use crate::support::postgres::Postgres;
@@ -50,7 +52,15 @@ fn start(postgres: &Postgres, listen: &str) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("app-config.yaml");
     fs::write(&file, app_config(postgres, &listening(listen))).unwrap();
-    command().arg("run").arg("--config").arg(&file).output().unwrap()
+    let mut starting = command();
+    starting.arg("run").arg("--config").arg(&file).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = starting.spawn().unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = child.kill(); // One that was not refused.
+    child.wait_with_output().unwrap()
 }
 
 fn refused_start(postgres: &Postgres, listen: &str, code: i32, words: &[&str]) {
@@ -243,8 +253,7 @@ fn what_others_reach_is_not_listened_on_unless_it_is_said() {
     let file = directory.path().join("app-config.yaml");
     let config = app_config(&postgres, &listening("port: 0, host: 0.0.0.0, allowRemote: true"));
     fs::write(&file, config).unwrap();
-    let mut child =
-        command().arg("run").arg("--config").arg(&file).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = command().arg("run").arg("--config").arg(&file).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = [0; 4096];
     let count = child.stderr.as_mut().unwrap().read(&mut said).unwrap();
     let said = String::from_utf8_lossy(&said[..count]).into_owned();

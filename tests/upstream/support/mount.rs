@@ -24,7 +24,7 @@ pub enum Manner {
 /// A directory of files that are changed in one manner.
 pub struct Mount {
     directory: TempDir,
-    manner: Manner,
+    pub manner: Manner,
     files: RefCell<BTreeMap<String, String>>,
     generation: Cell<u32>,
 }
