@@ -5,7 +5,9 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::Weak;
 
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
@@ -66,20 +68,23 @@ impl Issued {
     }
 }
 
-/// The directory, and one key of each kind: those of RSA take their time to make.
+/// A directory with certificates.
 pub struct Pki {
     directory: TempDir,
 }
 
 impl Pki {
-    /// The one of this run.
-    pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Pki> = OnceLock::new();
-        SHARED.get_or_init(|| {
+    /// The one that tests share; the last to let go of it removes it.
+    pub fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Pki>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
             let directory = tempfile::Builder::new().prefix("stagedoor-pki").tempdir().unwrap();
             let config = "[req]\ndistinguished_name = dn\nprompt = no\n[dn]\nCN = nobody\n";
             fs::write(directory.path().join("openssl.cnf"), config).unwrap();
-            Self { directory }
+            let pki = Arc::new(Self { directory });
+            *shared = Arc::downgrade(&pki);
+            pki
         })
     }
 
@@ -87,11 +92,10 @@ impl Pki {
         self.directory.path().join(name)
     }
 
-    /// A key of this kind: the same one each time.
+    /// A key of this kind, the same one in each run: those of RSA take their time to make.
     pub fn key(&self, kind: Key) -> PathBuf {
-        static MAKING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-        let _one_at_a_time = MAKING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let path = self.path(&format!("{kind:?}.key"));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("keys");
+        let path = directory.join(format!("{kind:?}.key"));
         if !path.exists() {
             let options: &[&str] = match kind {
                 Key::Rsa2048 => &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
@@ -100,7 +104,11 @@ impl Pki {
                 Key::P384 => &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
                 Key::Ed25519 => &["-algorithm", "ED25519"],
             };
-            openssl(&[&["genpkey", "-out", text(&path)], options].concat());
+            fs::create_dir_all(&directory).unwrap();
+            // Whole or not at all, and never another one: somebody else may be making it too.
+            let draft = tempfile::NamedTempFile::new_in(&directory).unwrap();
+            openssl(&[&["genpkey", "-out", text(draft.path())], options].concat());
+            let _ = draft.persist_noclobber(&path);
         }
         path
     }
