@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rcgen::CertificateParams;
+use rcgen::CustomExtension;
 use rcgen::DnType;
 use rcgen::KeyPair;
 use rcgen::SanType;
@@ -227,6 +228,14 @@ async fn a_common_name_counts_only_where_it_is_asked_for_and_nothing_better_is_t
     assert_says("an address", &outcome, &["another address", "no alternative names"]);
     let outcome = believed(ca.server(&["localhost"], cloud), &ca.pem, asked).await;
     assert_says("with a name", &outcome, &["another host", "names localhost"]);
+    // Names that nobody can read are names all the same.
+    let unreadable = |params: &mut CertificateParams| {
+        cloud(params);
+        params.custom_extensions =
+            vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], vec![0x30, 3, 0x82, 5, b'a'])];
+    };
+    let outcome = believed(ca.server(&[], unreadable), &ca.pem, asked).await;
+    assert_says("unreadable names", &outcome, &["another host", "no host among them"]);
     // By the chain alone means: by this chain, in its time, for servers.
     let other = Authority::named("another CA");
     assert_says("another CA", &believed(other.server(&[], cloud), &ca.pem, by_chain).await, &["not trusted"]);
