@@ -55,6 +55,27 @@ impl State {
     fn is_called(&self) -> bool {
         Arc::strong_count(&self.calls) > 1
     }
+
+    fn turn(&mut self, to: impl FnOnce(Target) -> Target) {
+        self.target = to(std::mem::take(&mut self.target));
+        self.cancelled = false;
+        self.callers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Has the client rest, unless somebody calls for it who is not `overdue`.
+    fn rest(&mut self, overdue: bool) -> Option<Rest> {
+        let rest = match (self.is_called(), overdue) {
+            (true, false) => return None,
+            (true, true) => {
+                self.calls = Arc::default();
+                Rest::Overdue
+            }
+            (false, _) if std::mem::take(&mut self.called) => Rest::Called,
+            (false, _) => Rest::Quiet,
+        };
+        self.turn(|_| Target::Resting);
+        Some(rest)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -99,9 +120,7 @@ impl Aim {
 
     /// The client waits for a server.
     pub fn wait(&self) {
-        let mut state = self.state();
-        state.target = Target::Waiting;
-        state.cancelled = false;
+        self.turn(|_| Target::Waiting);
     }
 
     /// The client holds this server, unless its wait has been cancelled.
@@ -109,17 +128,13 @@ impl Aim {
     /// # Errors
     /// Where it has.
     pub fn lease(&self, address: &CancelAddress) -> Result<(), Cancelled> {
-        let mut state = self.state();
-        if std::mem::take(&mut state.cancelled) {
-            state.target = Target::Resting;
-            return Err(Cancelled);
-        }
-        state.called = state.is_called();
-        drop(state);
         let (asked, served) = (AtomicU64::default(), tokio::sync::Mutex::default());
         let mark = Arc::new(Mark { address: address.clone(), asked, served });
-        self.turn(|_| Target::Leased(mark));
-        Ok(())
+        let mut state = self.state();
+        let cancelled = state.cancelled;
+        state.called = state.is_called();
+        state.turn(|_| if cancelled { Target::Resting } else { Target::Leased(mark) });
+        if cancelled { Err(Cancelled) } else { Ok(()) }
     }
 
     /// Between two statements we ask the client's server something ourselves. Cancels wait until that is over: on
@@ -143,31 +158,22 @@ impl Aim {
     /// The client needs its server no more. Waits until nobody aims at it.
     pub async fn rest(&self) -> Rest {
         let deadline = Instant::now() + CALL_PATIENCE;
-        let mut rest = Rest::Overdue;
-        while Instant::now() < deadline {
+        let rest = loop {
             let changed = self.changed.notified();
-            {
-                let mut state = self.state();
-                if !state.is_called() {
-                    rest = if std::mem::take(&mut state.called) { Rest::Called } else { Rest::Quiet };
-                    break;
-                }
+            let rest = self.state().rest(Instant::now() >= deadline);
+            if let Some(rest) = rest {
+                break rest;
             }
             // What ends it is asked at the top.
             let _ = timeout_at(deadline, changed).await;
-        }
-        if rest == Rest::Overdue {
-            self.state().calls = Arc::default();
-        }
-        self.turn(|_| Target::Resting);
+        };
+        self.changed.notify_waiters();
         self.settle().await;
         rest
     }
 
     fn turn(&self, to: impl FnOnce(Target) -> Target) {
-        let mut state = self.state();
-        state.target = to(std::mem::take(&mut state.target));
-        state.callers.drain(..).for_each(Waker::wake);
+        self.state().turn(to);
         self.changed.notify_waiters();
     }
 

@@ -19,9 +19,8 @@ use crate::support::stagedoor::events;
 const SLEEP: &str = "select pg_sleep(30)";
 
 fn asleep(cluster: &Cluster, database: &str, count: usize) {
-    let sql = format!(
-        "select 1 from pg_stat_activity where datname = '{database}' and state = 'active' and query like '%pg_sleep%'"
-    );
+    let sql =
+        format!("select 1 from pg_stat_activity where datname = '{database}' and wait_event = 'PgSleep'");
     until(&format!("{count} asleep"), PATIENCE, || (cluster.admin(&sql).len() == count).then_some(()));
 }
 
@@ -116,7 +115,7 @@ fn a_key_dies_with_its_client() {
     gone.leave();
     let mut next = stagedoor.connect(&database);
     assert_eq!(next.backend(), server, "the same server serves another");
-    next.send(&frames::query("select pg_sleep(1)"));
+    next.send(&frames::query("select pg_sleep(2)"));
     asleep(cluster, &database, 1);
     target.cancel(pid, &key);
     assert_eq!(next.ready().error(), None);
@@ -333,7 +332,7 @@ fn busy_with(cluster: &Cluster, database: &str, query: &str, doing: &str) {
 }
 
 fn busy(cluster: &Cluster, database: &str, query: &str) {
-    busy_with(cluster, database, query, "true");
+    busy_with(cluster, database, query, "wait_event = 'PgSleep'");
 }
 
 #[test]

@@ -17,7 +17,7 @@ const CANCEL_OID: u32 = 2171;
 
 fn asleep(cluster: &Cluster, client: &Client) {
     let sql = format!(
-        "select 1 from pg_stat_activity where datname = '{}' and state = 'active' and query like '%pg_sleep%'",
+        "select 1 from pg_stat_activity where datname = '{}' and wait_event = 'PgSleep'",
         client.target().database
     );
     until("somebody sleeps", PATIENCE, || (cluster.admin(&sql).len() == 1).then_some(()));
@@ -256,7 +256,7 @@ fn what_is_run_later_hits_no_stranger() {
         victim.rows("commit");
         // It has left its server, which serves another now.
         let mut stranger = stagedoor.connect(&database);
-        stranger.send(&frames::query("select pg_sleep(0.5)"));
+        stranger.send(&frames::query("select pg_sleep(1.5)"));
         asleep(cluster, &stranger);
         execute(&mut killer, &value);
         assert_eq!(stranger.ready().error(), None);
@@ -279,6 +279,16 @@ fn one_that_waits_for_a_server_is_waited_for_a_moment_only() {
     assert_eq!(reply.rows_text(), ["f"], "PostgreSQL knows no such process");
     holder.rows("commit");
     assert_eq!(victim.ready().rows_text(), ["served"]);
+    // That it did not wait to the end once changes nothing later.
+    holder.rows("begin");
+    victim.send(&frames::query("select 'never'"));
+    until("it waits", PATIENCE, || {
+        (stagedoor.metric("stagedoor_client_connections", &["state=\"waiting\""]) > 0.5).then_some(())
+    });
+    victim.target().cancel(victim.pid, &victim.key);
+    assert_eq!(victim.ready().sqlstate(), "57014");
+    holder.rows("commit");
+    assert_eq!(killer.value(&format!("select pg_cancel_backend({})", victim.pid)), "t");
     drop((victim, killer, holder));
     stagedoor.finish();
 }
