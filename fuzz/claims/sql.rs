@@ -65,7 +65,7 @@ fn names(text: &[u8], dialect: Dialect) {
     let mut number = 0;
     let mut renamed = |_, _: &[u8]| {
         number += 1;
-        Some(format!("stagedoor:{number}"))
+        Some(format!("stagedoor:{number}").into_bytes())
     };
     let Some(other) = rewrite_names(text, dialect, &mut renamed) else {
         assert!(asked.is_empty());

@@ -142,7 +142,7 @@ fn query(
         Err(verdict) => return verdict,
     };
     let listens = server.pipeline.is_listening();
-    let speaks = effect.has(Effect::STATEMENTS) && listens && received.whole;
+    let speaks = effect.has(Effect::STATEMENTS) && listens && received.whole && !client.is_alone();
     if speaks && statements::hangs_on_names(client, server) {
         return wait(server, out);
     }

@@ -23,6 +23,9 @@ use crate::wire::scanner::all_but;
 /// Rows, copy data and what precedes the answer to a Describe pass unread.
 pub static INTEREST: Interest = all_but(b"Ddct");
 
+/// The errors that may name a prepared statement (prepare.c, and `exec_bind_message`).
+const OF_STATEMENTS: [&str; 4] = ["26000", "42P05", "08P01", "42601"];
+
 /// Decides on one frame. What the verdict wants sent is appended to `out`, which is empty before.
 pub fn from_server(
     client: &mut ClientState,
@@ -58,6 +61,7 @@ pub fn from_server(
             FromServer::Forward
         }
         tag::NOTIFICATION => FromServer::Notification,
+        tag::NOTICE if is_ours(server) => FromServer::Swallow,
         tag::COPY_OUT | tag::NOTICE | tag::FUNCTION_CALL => FromServer::Forward,
         _ => FromServer::Broken("a message of a type that has no place here"),
     }
@@ -115,7 +119,9 @@ fn failed(
     };
     let number = bound.map_or(0, |(_, name)| name);
     let name = |id| server.prepared.text(id).and_then(|text| client.names.name_of(number, text));
-    let read = if received.whole && !client.is_alone() { undisguised(body, name) } else { None };
+    let names = field(body, b'C').is_some_and(|sqlstate| OF_STATEMENTS.contains(&sqlstate));
+    let reads = names && received.whole && !client.is_alone();
+    let read = if reads { undisguised(body, name) } else { None };
     // The plan's columns have changed (RevalidateCachedQuery): the client's next try is prepared anew.
     if let Some((id, _)) = bound
         && field(body, b'C') == Some("0A000")
@@ -159,6 +165,9 @@ fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected])
     client.names.swept(names);
     client.unnamed.swept(unnamed, fails(Of::Unnamed));
     let is_ours = |of| matches!(of, Request::Parse(Of::Ours(0)) | Request::Close(Of::Ours(0)));
+    if swept.iter().any(|expected| is_ours(expected.request)) {
+        server.unnamed_sent_in = None;
+    }
     if fails(Of::Unnamed) || fails(Of::Ours(0)) {
         server.unnamed = Lies::Nothing;
     } else if swept.iter().any(|expected| is_ours(expected.request)) {
@@ -173,6 +182,7 @@ fn parse_complete(client: &mut ClientState, server: &mut ServerState) -> FromSer
             client.names.confirmed();
             server.prepared.confirmed(id);
         }
+        Some(Request::Parse(Of::Ours(0))) => server.unnamed_sent_in = None,
         Some(Request::Parse(Of::Ours(id))) => server.prepared.confirmed(id),
         _ => {}
     }
@@ -182,10 +192,16 @@ fn parse_complete(client: &mut ClientState, server: &mut ServerState) -> FromSer
 fn close_complete(client: &mut ClientState, server: &mut ServerState) -> FromServer {
     match server.pipeline.head().map(|head| head.request) {
         Some(Request::Close(Of::Unnamed)) => server.unnamed = client.unnamed.confirmed(),
+        Some(Request::Close(Of::Ours(0))) => server.unnamed_sent_in = None,
         Some(Request::Close(Of::Named(_))) => client.names.confirmed(),
         _ => {}
     }
     finish(server, |request| matches!(request, Request::Close(_)))
+}
+
+/// Whether what the server does now is our wish: the client had its notices when it prepared the statement.
+fn is_ours(server: &ServerState) -> bool {
+    server.pipeline.head().is_some_and(|head| head.delivery == Delivery::Swallow)
 }
 
 /// Pops the head where it is what this reply answers; inside a simple Query nothing is popped.
@@ -211,11 +227,7 @@ fn note_command(client: &mut ClientState, server: &mut ServerState, body: &[u8])
         }
         Some(b"DISCARD SEQUENCES") => forget_sequences(client, server),
         Some(b"DEALLOCATE ALL") => forget_statements(client, server),
-        Some(b"DEALLOCATE") => {
-            if let Some(id) = client.names.deallocated() {
-                server.prepared.remove(id);
-            }
-        }
+        Some(b"DEALLOCATE") => client.names.deallocated(),
         _ => {}
     }
 }

@@ -74,8 +74,8 @@ impl Hash for Text {
 /// A client's names.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// With a number for each, as long as it stands for the same.
-    texts: HashMap<Box<[u8]>, (u32, Arc<Text>)>,
+    /// By as much of a name as PostgreSQL looks at.
+    texts: HashMap<Box<[u8]>, Named>,
     bytes: usize,
     /// What was changed by messages that the server has not answered, in their order.
     changes: VecDeque<Change>,
@@ -88,15 +88,24 @@ pub struct Names {
 }
 
 #[derive(Debug)]
+struct Named {
+    /// Its own as long as it stands for the same.
+    number: u32,
+    /// The whole name.
+    said: Box<[u8]>,
+    text: Arc<Text>,
+}
+
+#[derive(Debug)]
 struct Deallocated {
     segment: u64,
     /// `None` for what is not among `texts`.
-    statement: Option<(Box<[u8]>, u32)>,
+    name: Option<Box<[u8]>>,
 }
 
 impl Deallocated {
     fn names(&self, name: &[u8]) -> bool {
-        self.statement.as_ref().is_some_and(|(own, _)| **own == *name)
+        self.name.as_deref() == Some(name)
     }
 }
 
@@ -105,19 +114,19 @@ struct Change {
     number: u64,
     segment: u64,
     name: Box<[u8]>,
-    before: Option<(u32, Arc<Text>)>,
+    before: Option<Named>,
 }
 
 impl Names {
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&Arc<Text>> {
-        self.texts.get(cut(name)).map(|(_, text)| text)
+        self.texts.get(cut(name)).map(|named| &named.text)
     }
 
     /// The number of a name; 0 where it stands for nothing.
     #[must_use]
     pub fn number(&self, name: &[u8]) -> u32 {
-        self.texts.get(cut(name)).map_or(0, |(number, _)| *number)
+        self.texts.get(cut(name)).map_or(0, |named| named.number)
     }
 
     /// Whether what `name` means hangs on the answer to a batch before `segment`.
@@ -133,7 +142,7 @@ impl Names {
     #[must_use]
     pub fn are_unsure(&self, segment: u64) -> bool {
         self.changes.front().is_some_and(|change| change.segment < segment)
-            || self.deallocated.iter().any(|gone| gone.segment < segment && gone.statement.is_some())
+            || self.deallocated.iter().any(|gone| gone.segment < segment && gone.name.is_some())
     }
 
     /// Whether what `name` means hangs on a DEALLOCATE or DISCARD ALL that was sent, in whatever batch.
@@ -164,10 +173,10 @@ impl Names {
 
     /// Parse (`text`) or Close (`None`) was sent.
     pub fn change(&mut self, segment: u64, name: &[u8], text: Option<Arc<Text>>) {
-        let name: Box<[u8]> = cut(name).into();
+        let (said, name): (Box<[u8]>, Box<[u8]>) = (name.into(), cut(name).into());
         self.changed += 1;
         let number = u32::try_from(self.changed & 0xffff_ffff).unwrap_or_default();
-        let before = self.put(&name, text.map(|text| (number, text)));
+        let before = self.put(&name, text.map(|text| Named { number, said, text }));
         self.changes.push_back(Change { number: self.changed, segment, name, before });
     }
 
@@ -184,18 +193,16 @@ impl Names {
         }
     }
 
-    /// A DEALLOCATE is sent that names the server's statement `id`, or another than ours (0), by this name of the
-    /// client's.
-    pub fn deallocating(&mut self, segment: u64, statement: Option<(&[u8], u32)>) {
-        let statement = statement.map(|(name, id)| (cut(name).into(), id));
-        self.deallocated.push_back(Deallocated { segment, statement });
+    /// A DEALLOCATE is sent; `name` is what it names, where that is one of these.
+    pub fn deallocating(&mut self, segment: u64, name: Option<&[u8]>) {
+        self.deallocated.push_back(Deallocated { segment, name: name.map(|name| cut(name).into()) });
     }
 
-    /// A DEALLOCATE worked: the statement that is no more.
-    pub fn deallocated(&mut self) -> Option<u32> {
-        let (name, id) = self.deallocated.pop_front()?.statement?;
-        self.put(&name, None);
-        Some(id)
+    /// A DEALLOCATE worked.
+    pub fn deallocated(&mut self) {
+        if let Some(name) = self.deallocated.pop_front().and_then(|gone| gone.name) {
+            self.put(&name, None);
+        }
     }
 
     /// Whether a DEALLOCATE is under way.
@@ -229,16 +236,19 @@ impl Names {
     /// The name with this number, or else one of `text`, for a message that speaks of it.
     #[must_use]
     pub fn name_of(&self, number: u32, text: &Text) -> Option<&[u8]> {
-        let named = self.texts.iter().find(|(_, (known, _))| *known == number);
-        let named = named.or_else(|| self.texts.iter().find(|(_, (_, known))| **known == *text));
-        named.map(|(name, _)| &**name)
+        // It may have been closed behind what failed.
+        let closed = self.changes.iter().filter_map(|change| change.before.as_ref());
+        let mut all = self.texts.values().chain(closed);
+        let named = all.clone().find(|named| named.number == number);
+        let named = named.or_else(|| all.find(|named| *named.text == *text));
+        named.map(|named| &*named.said)
     }
 
-    fn put(&mut self, name: &[u8], text: Option<(u32, Arc<Text>)>) -> Option<(u32, Arc<Text>)> {
-        let bytes = |text: &Option<(u32, Arc<Text>)>| text.as_ref().map_or(0, |(_, text)| text.behind.len());
-        self.bytes += bytes(&text);
-        let before = match text {
-            Some(text) => self.texts.insert(name.into(), text),
+    fn put(&mut self, name: &[u8], named: Option<Named>) -> Option<Named> {
+        let bytes = |named: &Option<Named>| named.as_ref().map_or(0, |named| named.text.behind.len());
+        self.bytes += bytes(&named);
+        let before = match named {
+            Some(named) => self.texts.insert(name.into(), named),
             None => self.texts.remove(name),
         };
         self.bytes -= bytes(&before);
@@ -248,7 +258,7 @@ impl Names {
 
 /// As much of a name as PostgreSQL looks at.
 #[must_use]
-fn cut(name: &[u8]) -> &[u8] {
+pub(super) fn cut(name: &[u8]) -> &[u8] {
     name.get(..NAME_BYTES_MAX).unwrap_or(name)
 }
 
@@ -289,11 +299,11 @@ mod tests {
         names.change(0, b"a", Some(text("one")));
         names.confirmed();
         names.deallocating(1, None);
-        names.deallocating(1, Some((b"a", 7)));
+        names.deallocating(1, Some(b"a"));
         assert!(names.is_unsure(b"a", 2) && !names.is_unsure(b"a", 1));
-        assert_eq!(names.deallocated(), None);
+        names.deallocated();
         assert!(names.get(b"a").is_some());
-        assert_eq!(names.deallocated(), Some(7));
+        names.deallocated();
         assert!(names.get(b"a").is_none());
     }
 

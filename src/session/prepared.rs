@@ -1,5 +1,6 @@
 //! What is prepared on a server, by text and context, under names of ours.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fmt;
@@ -7,11 +8,16 @@ use std::io::Write;
 use std::sync::Arc;
 
 use crate::session::names::Text;
+use crate::session::names::cut;
 use crate::wire::message::push_frame;
 
 /// What the names of our statements begin with; a number follows. A client's own name reaches a server only
 /// where we do not know it, and then never with this beginning (see [`disguised`]).
 pub const PREFIX: &str = "stagedoor:";
+
+/// What stands for it in a client's own name, and what both begin with.
+const DISGUISE: &str = "stagedoor\u{1}";
+const STEM: &str = "stagedoor";
 
 /// The most statements that a server keeps prepared: each is some ten kilobytes of its memory, more with a plan.
 const PREPARED_MAX: usize = 200;
@@ -27,7 +33,7 @@ pub struct Prepared {
     pub schema: u64,
     /// Statements that nobody will use any more, to be closed when something is said to the server anyway.
     doomed: Vec<u32>,
-    /// Stand-ins (see [`stand_in`]) that must be gone before the server is anybody else's.
+    /// Statements under a client's own name that must be gone before the server is anybody else's.
     strays: Vec<Vec<u8>>,
     /// Names that are not ours, as the last probe found them: of SQL's PREPARE, mostly.
     pub foreign: HashSet<Vec<u8>>,
@@ -181,7 +187,31 @@ impl Prepared {
 
     /// A statement of this name is made, and must be closed.
     pub fn stray(&mut self, name: &[u8]) {
-        self.strays.push(name.to_vec());
+        if !self.is_stray(name) {
+            self.strays.push(cut(name).to_vec());
+        }
+    }
+
+    /// Whether such a statement may lie under this name.
+    #[must_use]
+    pub fn is_stray(&self, name: &[u8]) -> bool {
+        self.strays.iter().any(|stray| stray == cut(name))
+    }
+
+    /// It is closed, or not ours any more.
+    pub fn stray_is_gone(&mut self, name: &[u8]) {
+        self.strays.retain(|stray| stray != cut(name));
+    }
+
+    /// Whether a statement of this name lies there that is not ours.
+    #[must_use]
+    pub fn is_foreign(&self, name: &[u8]) -> bool {
+        self.foreign.contains(cut(name))
+    }
+
+    /// A statement of this name is prepared that is not ours.
+    pub fn is_made(&mut self, name: &[u8]) {
+        self.foreign.insert(cut(name).to_vec());
     }
 
     #[must_use]
@@ -260,46 +290,42 @@ pub fn push_parse(out: &mut Vec<u8>, name: &[u8], behind: &[u8]) {
     push_frame(out, b'P', &[name, b"\0", behind]);
 }
 
-/// A client's own name that looks like one of ours, as the server may hear it: no statement has it, and
-/// [`undisguised`] brings it back.
+/// A client's own name that looks like one of ours, as the server may hear it: no statement of ours has it, and
+/// [`undisguised`] brings it back. It is as long as it was, so that errors point at the same place of a text. Nobody
+/// has names with this control character.
 #[must_use]
 pub fn disguised(name: &[u8]) -> Option<Vec<u8>> {
     let rest = name.strip_prefix(PREFIX.as_bytes())?;
-    Some([PREFIX.as_bytes(), b"?", rest].concat())
+    Some([DISGUISE.as_bytes(), rest].concat())
 }
 
-/// The name of a statement that stands in for what a client calls `name`, so that PostgreSQL can say that the name
-/// is taken, or give it up. [`undisguised`] makes it the client's again.
+/// A name as its client wrote it, from what [`disguised`] may have made of it.
 #[must_use]
-pub fn stand_in(name: &[u8]) -> Vec<u8> {
-    [PREFIX.as_bytes(), b"=", name].concat()
+pub fn bare(name: &[u8]) -> Cow<'_, [u8]> {
+    let rest = name.strip_prefix(DISGUISE.as_bytes());
+    rest.map_or(Cow::Borrowed(name), |rest| Cow::Owned([PREFIX.as_bytes(), rest].concat()))
 }
 
 /// A message of the server's in which our names are those of the client again; `None` where none is in it.
 #[must_use]
 pub fn undisguised<'n>(message: &[u8], name: impl Fn(u32) -> Option<&'n [u8]>) -> Option<Vec<u8>> {
-    let finder = memchr::memmem::Finder::new(PREFIX);
+    let finder = memchr::memmem::Finder::new(STEM);
     let (mut out, mut rest) = (Vec::new(), message);
     while let Some(at) = finder.find(rest) {
         let (before, found) = rest.split_at_checked(at)?;
-        let behind = found.get(PREFIX.len()..)?;
         out.extend_from_slice(before);
+        let behind = found.get(PREFIX.len()..).unwrap_or_default();
         let digits = behind.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let id = std::str::from_utf8(behind.get(..digits)?).ok().and_then(|digits| digits.parse().ok());
-        match (behind.first(), id.and_then(&name)) {
-            (Some(b'?'), _) => {
-                out.extend_from_slice(PREFIX.as_bytes());
-                rest = behind.get(1..)?;
-            }
-            (Some(b'='), _) => rest = behind.get(1..)?,
-            (_, Some(name)) => {
-                out.extend_from_slice(name);
-                rest = behind.get(digits..)?;
-            }
-            (_, None) => {
-                out.extend_from_slice(PREFIX.as_bytes());
-                rest = behind;
-            }
+        if found.starts_with(DISGUISE.as_bytes()) {
+            out.extend_from_slice(PREFIX.as_bytes());
+            rest = behind;
+        } else if let Some(name) = id.and_then(&name).filter(|_| found.starts_with(PREFIX.as_bytes())) {
+            out.extend_from_slice(name);
+            rest = behind.get(digits..)?;
+        } else {
+            out.extend_from_slice(STEM.as_bytes());
+            rest = found.get(STEM.len()..)?;
         }
     }
     if rest.len() == message.len() {
@@ -381,16 +407,16 @@ mod tests {
         let rows = [
             ("\"stagedoor:12\" requires 1", Some("\"mine\" requires 1")),
             ("stagedoor:12 and stagedoor:13", Some("mine and stagedoor:13")),
-            ("stagedoor:?12", Some("stagedoor:12")),
-            ("\"stagedoor:=a\" is taken", Some("\"a\" is taken")),
+            ("stagedoor\u{1}12", Some("stagedoor:12")),
             ("stagedoor:", Some("stagedoor:")),
-            ("stagedoor 12", None),
+            ("stagedoor", Some("stagedoor")),
+            ("stage door 12", None),
         ];
         for (message, expected) in rows {
             let read = undisguised(message.as_bytes(), name);
             assert_eq!(read.map(|read| String::from_utf8(read).unwrap()).as_deref(), expected, "{message}");
         }
-        assert_eq!(disguised(b"stagedoor:12").as_deref(), Some(&b"stagedoor:?12"[..]));
+        assert_eq!(disguised(b"stagedoor:12").as_deref(), Some(&b"stagedoor\x0112"[..]));
         assert_eq!(disguised(b"mine"), None);
     }
 }

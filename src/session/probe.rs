@@ -9,6 +9,7 @@ use crate::session::parameters::push_literal;
 use crate::session::pin::Pin;
 use crate::session::pin::Pins;
 use crate::session::prepared::PREFIX;
+use crate::session::prepared::bare;
 use crate::wire::backend::data_row;
 
 /// What a session holds beyond a fresh login, in one round trip.
@@ -89,7 +90,7 @@ impl Answer {
         let (kind, name, value) = (columns.next()??, columns.next()??, columns.next()?);
         if kind == b"f" {
             self.pins.insert(Pin::PreparedStatement);
-            self.foreign.insert(name.to_vec());
+            self.foreign.insert(bare(name).into_owned());
             return Some(());
         }
         let name = std::str::from_utf8(name).ok()?;
@@ -159,7 +160,7 @@ mod tests {
         let sql = String::from_utf8(question(["a.b", "it's.c"], true)).unwrap();
         let expected = "WHERE name OPERATOR(pg_catalog.~~) 'stagedoor:%' \
             UNION ALL SELECT 'c', E'a.b', pg_catalog.current_setting(E'a.b', true) \
-            UNION ALL SELECT 'c', E'it\\'s.c', pg_catalog.current_setting(E'it\\'s.c', true)";
+            UNION ALL SELECT 'c', E'it''s.c', pg_catalog.current_setting(E'it''s.c', true)";
         assert!(sql.ends_with(expected), "{sql}");
         let mut unset = row(["c", "a.c", ""]);
         unset.splice(unset.len() - 4.., (-1_i32).to_be_bytes());

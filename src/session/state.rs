@@ -202,6 +202,8 @@ pub struct ServerState {
     /// Who it is by login.
     login: Identity,
     pub(crate) unnamed: Lies,
+    /// The batch in which we changed that, until it is confirmed.
+    pub(crate) unnamed_sent_in: Option<u64>,
     pub(crate) prepared: Prepared,
     /// The client that holds it, or held it last.
     holder: Option<u32>,
@@ -233,6 +235,7 @@ impl ServerState {
             reported,
             login: answer.identity,
             unnamed: Lies::Nothing,
+            unnamed_sent_in: None,
             prepared: Prepared::default(),
             holder: None,
             strange_sequences: false,

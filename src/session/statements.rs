@@ -20,7 +20,6 @@ use crate::session::prepared::ServerName;
 use crate::session::prepared::disguised;
 use crate::session::prepared::push_close;
 use crate::session::prepared::push_parse;
-use crate::session::prepared::stand_in;
 use crate::session::state::ClientState;
 use crate::session::state::SIGNAL_STATEMENTS_MAX;
 use crate::session::state::ServerState;
@@ -139,14 +138,14 @@ fn parse_named(
     let behind_name = received.frame.body.get(name.len() + 1..).unwrap_or_default();
     if client.names.get(name).is_some() {
         // 42P05 is PostgreSQL's to say, in its own words and with all that follows: it gets a reason to.
-        let taken = prepare_stand_in(server, name, out);
+        let taken = prepare_as_named(server, name, NOTHING, out);
         server.pipeline.push(Request::Parse(Of::Plain), Delivery::Forward);
         push_head(out, tag::PARSE, received.total - HEADER_BYTES - name.len() + taken.len());
         out.extend_from_slice(&taken);
         return FromClient::ReplaceHead(HEADER_BYTES + name.len());
     }
     // What is no name in the client's encoding is PostgreSQL's to refuse.
-    let is_known_by_name = server.prepared.foreign.contains(name) || !name.is_ascii();
+    let is_known_by_name = server.prepared.is_foreign(name) || !name.is_ascii();
     if is_known_by_name || !received.whole || client.names.is_full(behind_name.len()) {
         return pass_named(client, server, name, effect, (received.total, out));
     }
@@ -170,10 +169,11 @@ fn pass_named(
     (total, out): (usize, &mut Vec<u8>),
 ) -> FromClient {
     server.touched = true;
-    server.prepared.foreign.insert(name.to_vec());
+    drop_stray(server, name, out);
+    server.prepared.is_made(name);
     note_signals(client, name, effect);
     server.pipeline.push(Request::Parse(Of::Plain), Delivery::Forward);
-    let Some(new_name) = disguised(name) else { return FromClient::Forward };
+    let Some(new_name) = disguised(name) else { return behind(out) };
     push_head(out, tag::PARSE, total - HEADER_BYTES - name.len() + new_name.len());
     out.extend_from_slice(&new_name);
     FromClient::ReplaceHead(HEADER_BYTES + name.len())
@@ -332,9 +332,11 @@ pub(super) fn close(
     if !unknown {
         client.names.change(segment, name, None);
     }
-    // What it stands for stays prepared, for the next who needs it. Closing what is not there is no error.
     server.pipeline.push(Request::Close(if unknown { Of::Plain } else { Of::Named(0) }), Delivery::Forward);
-    push_close(out, PREFIX.as_bytes());
+    let own = disguised(name).unwrap_or_else(|| name.to_vec());
+    // What it stands for stays prepared, for the next who needs it. Closing what is not there is no error.
+    let lies_there = unknown || server.prepared.is_stray(&own);
+    push_close(out, if lies_there { &own } else { PREFIX.as_bytes() });
     FromClient::Replace
 }
 
@@ -346,7 +348,8 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
     }
     let segment = server.pipeline.segment();
     if name.is_empty() {
-        if client.unnamed.is_unsure(segment) {
+        let is_under_way = server.unnamed_sent_in.is_some_and(|sent_in| sent_in < segment);
+        if client.unnamed.is_unsure(segment) || is_under_way {
             return Statement::Unsure;
         }
         return Statement::AsNamed(find_unnamed(client, server, out));
@@ -355,6 +358,7 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
         return Statement::Unsure;
     }
     let Some(text) = client.names.get(name).cloned() else {
+        drop_stray(server, name, out);
         return disguised(name).map_or(Statement::AsNamed(Effect::NONE), Statement::Disguised);
     };
     if text.effect.has(Effect::STATEMENTS) && hangs_on_names(client, server) {
@@ -463,6 +467,7 @@ fn parse_again(
     let spoken = if effect.has(Effect::STATEMENTS) { speak(client, server, text, out) } else { None };
     let types = body.get(1 + text.len()..).unwrap_or_default();
     push_frame(out, tag::PARSE, &[b"\0", spoken.as_deref().unwrap_or(text), types]);
+    server.unnamed_sent_in = Some(server.pipeline.segment());
     server.pipeline.push(Request::Parse(Of::Ours(0)), Delivery::Swallow);
 }
 
@@ -470,6 +475,7 @@ fn parse_again(
 fn forget_foreign(server: &mut ServerState, out: &mut Vec<u8>) {
     if server.unnamed != Lies::Nothing {
         server.unnamed = Lies::Nothing;
+        server.unnamed_sent_in = Some(server.pipeline.segment());
         server.pipeline.push(Request::Close(Of::Ours(0)), Delivery::Swallow);
         push_close(out, b"");
     }
@@ -488,7 +494,9 @@ fn is_unsure(client: &ClientState, server: &ServerState, name: &[u8]) -> bool {
         || (server.pipeline.is_busy() && client.names.may_be_gone(name))
 }
 
-/// A text that speaks of prepared statements, in the names of this server; `None` where it needs no other words.
+/// A text that speaks of prepared statements is about to be read: those of the client's that it names lie under its
+/// own names then, for as long as it has this server. `None` where it needs no other words: only names that look like
+/// ours are disguised.
 pub(super) fn speak(
     client: &ClientState,
     server: &mut ServerState,
@@ -497,51 +505,38 @@ pub(super) fn speak(
 ) -> Option<Vec<u8>> {
     server.recount = true;
     let dialect = server.reported.dialect();
-    let name_of = |id| ServerName::of(id).to_string();
     rewrite_names(text, dialect, &mut |mention, name| {
-        let text = client.names.get(name).cloned();
-        match (mention, text) {
-            (Mention::Execute, Some(text)) => ensure(server, &text, out).map(name_of),
-            (Mention::Deallocate, Some(text)) if let Some(id) = prepared(server, &text) => Some(name_of(id)),
+        match (mention, client.names.get(name).cloned()) {
+            (Mention::Execute, Some(text)) => drop(prepare_as_named(server, name, text.behind(), out)),
             // There is something to deallocate, and a name that is taken.
             (Mention::Deallocate | Mention::Prepare, Some(_)) => {
-                String::from_utf8(prepare_stand_in(server, name, out)).ok()
+                drop(prepare_as_named(server, name, NOTHING, out));
             }
             (Mention::Prepare, None) => {
-                server.prepared.foreign.insert(name.to_vec());
-                None
+                drop_stray(server, name, out);
+                server.prepared.is_made(name);
             }
-            (Mention::Execute | Mention::Deallocate, None) => None,
+            (Mention::Execute | Mention::Deallocate, None) => drop_stray(server, name, out),
         }
-    })
-}
-
-/// The number of `text` on this server, if it is prepared there.
-fn prepared(server: &mut ServerState, text: &Arc<Text>) -> Option<u32> {
-    let (context, settled) = server.contexts();
-    let segment = server.pipeline.segment();
-    [context, settled].into_iter().find_map(|context| match server.prepared.find(text, context, segment) {
-        Found::Statement(id) => Some(id),
-        Found::Unsure | Found::Nothing => None,
+        disguised(name)
     })
 }
 
 /// A DEALLOCATE is about to run: which statements of the client's it names, in the order in which the answers
 /// will come.
-pub(super) fn note_deallocations(client: &mut ClientState, server: &mut ServerState, text: &[u8]) {
+pub(super) fn note_deallocations(client: &mut ClientState, server: &ServerState, text: &[u8]) {
     let (dialect, segment) = (server.reported.dialect(), server.pipeline.segment());
     rewrite_names(text, dialect, &mut |mention, name| {
         if mention == Mention::Deallocate {
-            let text = client.names.get(name).cloned();
-            let id = text.map(|text| prepared(server, &text).unwrap_or_default());
-            client.names.deallocating(segment, id.map(|id| (name, id)));
+            let known = client.names.get(name).is_some();
+            client.names.deallocating(segment, known.then_some(name));
         }
         None
     });
 }
 
 /// The statement that is bound may be a DEALLOCATE.
-fn note_deallocate(client: &mut ClientState, server: &mut ServerState, name: &[u8]) {
+fn note_deallocate(client: &mut ClientState, server: &ServerState, name: &[u8]) {
     let text = match client.names.get(name) {
         Some(text) => frontend::query(text.behind()).to_vec(),
         None => unnamed_text(client),
@@ -549,16 +544,29 @@ fn note_deallocate(client: &mut ClientState, server: &mut ServerState, name: &[u
     note_deallocations(client, server, &text);
 }
 
-/// Prepares what stands in for `name`. Returns its own.
-fn prepare_stand_in(server: &mut ServerState, name: &[u8], out: &mut Vec<u8>) -> Vec<u8> {
-    let stand_in = stand_in(name);
+/// The empty statement behind its name: preparing it cannot fail.
+const NOTHING: &[u8] = b"\0\0\0";
+
+/// Prepares `behind` under a client's own name. Returns the name under which it lies.
+fn prepare_as_named(server: &mut ServerState, name: &[u8], behind: &[u8], out: &mut Vec<u8>) -> Vec<u8> {
+    let name = disguised(name).unwrap_or_else(|| name.to_vec());
     // It may lie there already, for the same reason.
-    push_close(out, &stand_in);
+    push_close(out, &name);
     server.pipeline.push(Request::Close(Of::Plain), Delivery::Swallow);
-    push_parse(out, &stand_in, b"\0\0\0");
+    push_parse(out, &name, behind);
     server.pipeline.push(Request::Parse(Of::Plain), Delivery::Swallow);
-    server.prepared.stray(&stand_in);
-    stand_in
+    server.prepared.stray(&name);
+    name
+}
+
+/// What we prepared under a client's own name is closed, as the name stands for nothing any more.
+fn drop_stray(server: &mut ServerState, name: &[u8], out: &mut Vec<u8>) {
+    let name = disguised(name).unwrap_or_else(|| name.to_vec());
+    if server.prepared.is_stray(&name) {
+        push_close(out, &name);
+        server.pipeline.push(Request::Close(Of::Plain), Delivery::Swallow);
+        server.prepared.stray_is_gone(&name);
+    }
 }
 
 fn behind(out: &[u8]) -> FromClient {

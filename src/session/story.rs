@@ -403,15 +403,15 @@ fn a_name_that_is_taken_is_refused_by_postgresql_itself() {
     tell(&mut pair, PREPARES);
     tell(
         &mut pair,
-        "P a|select 2|| => C Sstagedoor:=a| + P stagedoor:=a|||| + P stagedoor:=a|select 2||
+        "P a|select 2|| => C Sa| + P a|||| + P a|select 2||
         S
         < 3 => nothing
         < 1 => nothing
-        < E SERROR|C42P05|Mprepared statement \"stagedoor:=a\" already exists|| => E SERROR|C42P05|Mprepared statement \"a\" already exists||
+        < E SERROR|C42P05|Mprepared statement \"a\" already exists||
         < Z I",
     );
     assert_eq!(release(&pair.client, &pair.server), Release::Probe, "and the name is free for others");
-    assert_eq!(told(&pair.server.asked()), "C Sstagedoor:=a|");
+    assert_eq!(told(&pair.server.asked()), "C Sa|");
     answered(&mut pair.client, &mut pair.server, Some(answer("")));
     tell(&mut pair, "B |a| => B |stagedoor:1|\nS\n< 2\n< Z I");
 }
@@ -458,9 +458,9 @@ fn the_client_reads_its_own_names() {
         S
         < E SERROR|C08P01|Mbind message supplies 1 parameters, but prepared statement \"stagedoor:1\" requires 0|| => E SERROR|C08P01|Mbind message supplies 1 parameters, but prepared statement \"a\" requires 0||
         < Z I
-        B |stagedoor:1| => B |stagedoor:?1|
+        B |stagedoor:1| => B |stagedoor\u{1}1|
         S
-        < E SERROR|C26000|Mprepared statement \"stagedoor:?1\" does not exist|| => E SERROR|C26000|Mprepared statement \"stagedoor:1\" does not exist||
+        < E SERROR|C26000|Mprepared statement \"stagedoor\u{1}1\" does not exist|| => E SERROR|C26000|Mprepared statement \"stagedoor:1\" does not exist||
         < Z I",
     );
 }
@@ -480,11 +480,31 @@ fn a_plan_that_does_not_fit_any_more_is_prepared_anew() {
 fn sql_speaks_of_protocol_statements_by_their_names() {
     let mut pair = Pair::new("");
     tell(&mut pair, PREPARES);
-    tell(&mut pair, "Q execute a| => Q execute \"stagedoor:1\"|\n< C SELECT 1|\n< Z I");
+    tell(
+        &mut pair,
+        "Q execute a(x)| => C Sa| + P a|select 1|| + S + Q execute a(x)|
+        < 3 => nothing
+        < 1 => nothing
+        < Z I => nothing
+        < C SELECT 1|
+        < Z I",
+    );
+    assert_eq!(release(&pair.client, &pair.server), Release::Probe, "and the name is free for others");
+    assert_eq!(told(&pair.server.asked()), "C Sa|");
     answered(&mut pair.client, &mut pair.server, Some(answer("ours=1")));
     tell(
         &mut pair,
-        "Q deallocate A| => Q deallocate \"stagedoor:1\"|\n< C DEALLOCATE|\n< Z I\nB |a|\nS\n< E C26000||\n< Z I",
+        "Q deallocate A| => C Sa| + P a|||| + S + Q deallocate A|
+        < 3 => nothing
+        < 1 => nothing
+        < Z I => nothing
+        < C DEALLOCATE|
+        < Z I
+        B |a| => C Sa| + B |a|
+        S
+        < 3 => nothing
+        < E C26000||
+        < Z I",
     );
     let mut pair = Pair::new("");
     tell(&mut pair, PREPARES);
@@ -493,6 +513,85 @@ fn sql_speaks_of_protocol_statements_by_their_names() {
     tell(
         &mut pair,
         "B |a|\nS\n< E C26000||\n< Z I\nP a|select 1|| => P stagedoor:2|select 1||\nS\n< 1\n< Z I",
+    );
+}
+
+#[test]
+fn sql_may_use_names_that_look_like_ours() {
+    let mut pair = Pair::new("");
+    tell(
+        &mut pair,
+        "Q prepare \"stagedoor:1\" as select 1| => Q prepare \"stagedoor\u{1}1\" as select 1|
+        < C PREPARE|
+        < Z I
+        P |execute \"stagedoor:1\"|| => P |execute \"stagedoor\u{1}1\"||
+        S
+        < E C26000|Mprepared statement \"stagedoor\u{1}1\"|| => E C26000|Mprepared statement \"stagedoor:1\"||
+        < Z I
+        Q select 'stagedoor:1'::int|
+        < E C22P02|Minvalid input: \"stagedoor:1\"||
+        < Z I",
+    );
+}
+
+#[test]
+fn a_name_that_is_closed_behind_an_error_stands_in_it_all_the_same() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(
+        &mut pair,
+        "B |a| => B |stagedoor:1|
+        S
+        C Sa| => C Sstagedoor:|
+        S
+        < E C08P01|Mstatement \"stagedoor:1\"|| => E C08P01|Mstatement \"a\"||
+        < Z I
+        < 3
+        < Z I",
+    );
+}
+
+#[test]
+fn a_long_name_is_read_as_it_was_said() {
+    let name = "n".repeat(70);
+    let mut pair = Pair::new("");
+    tell(&mut pair, &format!("P {name}|select 1|| => P stagedoor:1|select 1||\nS\n< 1\n< Z I"));
+    pair.say(&format!("B |{name}|"));
+    let (_, read) = pair.read("E C08P01|Mstatement \"stagedoor:1\"||");
+    assert_eq!(read, format!("E C08P01|Mstatement \"{name}\"||"));
+}
+
+#[test]
+fn what_the_server_notices_of_a_statement_of_ours_is_not_told() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(
+        &mut pair.elsewhere(""),
+        "B |a| => P stagedoor:1|select 1|| + B |stagedoor:1|
+        < N SNOTICE|| => nothing
+        < 1 => nothing
+        < N SNOTICE||
+        < 2",
+    );
+}
+
+#[test]
+fn an_unnamed_statement_that_is_on_its_way_to_another_server_may_be_swept_away() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, "P |select 1||\nS\n< 1\n< Z I");
+    tell(
+        &mut pair.elsewhere(""),
+        "B |nowhere|
+        B || => P |select 1|| + B ||
+        S
+        B || => wait
+        < E C26000||
+        B || => P |select 1|| + B ||
+        < Z I
+        S
+        < 1 => nothing
+        < 2
+        < Z I",
     );
 }
 
@@ -533,11 +632,13 @@ fn a_deallocate_that_failed_is_waited_for_no_longer() {
     tell(
         &mut pair,
         "P a|select 1|| => P stagedoor:1|select 1||
-        Q select 1/0; deallocate a| => Q select 1/0; deallocate \"stagedoor:1\"|
+        Q select 1/0; deallocate a| => C Sa| + P a|||| + Q select 1/0; deallocate a|
         < 1
+        < 3 => nothing
+        < 1 => nothing
         < E SERROR|C22012|Mdivision by zero||
         < Z I
-        Q execute a| => Q execute \"stagedoor:1\"|",
+        Q execute a| => C Sa| + P a|select 1|| + S + Q execute a|",
     );
 }
 
@@ -566,7 +667,7 @@ fn a_client_that_is_alone_keeps_its_words_and_is_asked_nothing() {
         < Z I
         B ||
         S
-        < E SERROR|C26000|Mstagedoor:?||
+        < E SERROR|C26000|Mstagedoor\u{1}||
         < Z I",
     );
     assert_eq!(release(&pair.client, &pair.server), pinned(Pin::Session));

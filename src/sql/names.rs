@@ -22,7 +22,7 @@ pub enum Mention {
 pub fn rewrite_names(
     text: &[u8],
     dialect: Dialect,
-    named: &mut dyn FnMut(Mention, &[u8]) -> Option<String>,
+    named: &mut dyn FnMut(Mention, &[u8]) -> Option<Vec<u8>>,
 ) -> Option<Vec<u8>> {
     let mut lexer = Lexer::new(text, dialect.strings == Strings::Escaped);
     let text = lexer.text();
@@ -37,7 +37,9 @@ pub fn rewrite_names(
         if let Some(other) = named(mention, &name.folded) {
             rewritten.extend_from_slice(text.get(copied..name.start).unwrap_or_default());
             rewritten.push(b'"');
-            rewritten.extend_from_slice(other.as_bytes());
+            for byte in other {
+                rewritten.extend(std::iter::repeat_n(byte, if byte == b'"' { 2 } else { 1 }));
+            }
             rewritten.push(b'"');
             if text.get(name.end) == Some(&b'"') {
                 rewritten.push(b' '); // Two quotes would be one that belongs to the name.
@@ -134,7 +136,7 @@ mod tests {
         let mut names = Vec::new();
         let rewritten = rewrite_names(text.as_bytes(), Dialect::default(), &mut |_, name| {
             names.push(String::from_utf8_lossy(name).into_owned());
-            (!name.starts_with(b"other")).then(|| "x:1".to_owned())
+            (!name.starts_with(b"other")).then(|| b"x:1".to_vec())
         });
         let rewritten = rewritten.map(|text| String::from_utf8(text).unwrap());
         assert_eq!(rewritten.as_deref(), expected, "{text}");

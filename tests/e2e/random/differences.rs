@@ -1,0 +1,71 @@
+//! The only place where the two worlds may differ. Everything that is not named here is compared to the byte:
+//!
+//! 1. *Keys and process ids.* BackendKeyData is not compared; a notification's process id is compared as the
+//!    number of the client that it belongs to. (`pg_backend_pid()` shows the real one: nobody asks for it here.)
+//! 2. *The proof of who one is.* Authentication messages: the proxy has its own password exchange.
+//! 3. *The order of ParameterStatus* among those that stand together: PostgreSQL promises none.
+//! 4. *When a notification comes*, within what a client reads at a time: it is sent between two statements or
+//!    after one, as the signal finds the backend.
+//! 5. *How an aborted transaction refuses*: a server that has to prepare a statement first, as it has not got it, says
+//!    25P02 to that, where PostgreSQL may find something else wrong with Bind before (08P01).
+//! 6. *How far Describe comes with a statement that can be prepared no more*, as its table is gone: PostgreSQL tells the
+//!    types of its parameters and then the error, a server that has to prepare it first only the error.
+//! 7. *Names and numbers of two databases*: the database's name, and the ids of tables in a RowDescription.
+
+use std::collections::HashMap;
+
+use crate::support::message::Message;
+
+/// Which client has which process id.
+pub type ProcessIds = HashMap<i32, usize>;
+
+/// `message` as text to be compared; `None` where nothing of it may be.
+pub fn comparable(message: &Message, status: u8, database: &str, ids: &ProcessIds) -> Option<String> {
+    let body = match message.tag {
+        b'K' | b'R' => return None,
+        b'A' => {
+            let id = i32::from_be_bytes(message.body[..4].try_into().expect("a process id"));
+            let from =
+                ids.get(&id).map_or_else(|| format!("stranger {id}"), |number| format!("client {number}"));
+            return Some(format!("A from {from}: {}", printable(&message.body[4..])));
+        }
+        b'E' if is_aborted(message, status) => return Some("E: the transaction is aborted".to_owned()),
+        b'T' => without_table_ids(&message.body),
+        _ => message.body.clone(),
+    };
+    Some(format!("{} {}", char::from(message.tag), printable(&body).replace(database, "DATABASE")))
+}
+
+/// What a client read at a time, in an order that does not depend on chance.
+pub fn settle(mut lines: Vec<String>) -> Vec<String> {
+    let fails = |at: usize| {
+        lines[at].starts_with("t ") && lines.get(at + 1).is_some_and(|next| next.starts_with('E'))
+    };
+    let kept: Vec<usize> = (0..lines.len()).filter(|at| !fails(*at)).collect();
+    lines = kept.into_iter().map(|at| lines[at].clone()).collect();
+    lines.sort_by_key(|line| !line.starts_with("A "));
+    for run in lines.chunk_by_mut(|one, next| one.starts_with("S ") && next.starts_with("S ")) {
+        run.sort();
+    }
+    lines
+}
+
+fn is_aborted(message: &Message, status: u8) -> bool {
+    let sqlstate = message.field(b'C');
+    sqlstate.as_deref() == Some("25P02") || (status == b'E' && sqlstate.as_deref() == Some("08P01"))
+}
+
+fn without_table_ids(body: &[u8]) -> Vec<u8> {
+    let (count, mut rest) = body.split_at(2);
+    let mut out = count.to_vec();
+    while let Some(end) = rest.iter().position(|&byte| byte == 0) {
+        out.extend_from_slice(&rest[..=end]);
+        out.extend_from_slice(&rest[end + 5..end + 19]);
+        rest = &rest[end + 19..];
+    }
+    out
+}
+
+fn printable(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
