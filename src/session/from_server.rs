@@ -52,10 +52,13 @@ pub fn from_server(
         tag::BIND_COMPLETE => finish(server, |request| matches!(request, Request::Bind { .. })),
         tag::CLOSE_COMPLETE => close_complete(client, server),
         tag::ROW_DESCRIPTION | tag::NO_DATA => finish(server, |request| request == Request::Describe),
-        tag::COPY_IN | tag::COPY_BOTH => {
-            server.pipeline.copy_in();
-            FromServer::Forward
-        }
+        tag::COPY_IN | tag::COPY_BOTH => match server.pipeline.head().map(|head| head.request) {
+            Some(Request::Query { .. } | Request::Execute) => {
+                server.pipeline.copy_in();
+                FromServer::Forward
+            }
+            _ => FromServer::Broken("a COPY that nobody asked for"),
+        },
         tag::PARAMETER_STATUS => {
             note_parameter(client, server, body);
             FromServer::Forward
