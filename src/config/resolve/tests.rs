@@ -449,3 +449,27 @@ fn verify_ca_needs_an_authority_and_require_needs_tls() {
     let own = "stagedoor: { tls: { mode: insecure-plaintext, channelBinding: require } }";
     refused(with("", own), &["stagedoor.tls.channelBinding: `require` cannot be kept"]);
 }
+
+#[test]
+fn a_password_may_change_where_a_file_says_it() {
+    let variables =
+        [("PW", "p"), ("URL", "postgres://u:p@db/d"), ("APP_CONFIG_backend_database_connection_host", "db")];
+    for (connection, rotates) in [
+        ("{ user: u, password: p }", true),
+        ("{ user: u, password: { $file: ca.pem } }", true),
+        ("{ user: u, password: '${PW}' }", false),
+        ("{ user: u, password: { $env: PW } }", false),
+        ("'postgres://u:p@db/d'", true),
+        ("'${URL}'", false),
+    ] {
+        let is_text = connection.starts_with('\'');
+        let variables = if is_text { &variables[..2] } else { &variables[..] };
+        let text = file(&format!("client: pg\nconnection: {connection}"), "");
+        assert_eq!(resolved(&text, variables).unwrap().routes[0].rotates, rotates, "{connection}");
+    }
+    let text = file("client: pg\nconnection: { host: db, user: u }", "");
+    assert!(!resolved(&text, &[("PGPASSWORD", "p")]).unwrap().routes[0].rotates);
+    let said = [("APP_CONFIG_backend_database_connection_password", "q")];
+    let text = file("client: pg\nconnection: { host: db, user: u, password: p }", "");
+    assert!(!resolved(&text, &said).unwrap().routes[0].rotates, "the environment is stronger");
+}
