@@ -119,7 +119,9 @@ impl Pipeline {
                 }
             }
         }
-        self.flushed = matches!(request, Request::Sync | Request::Query { .. });
+        if request != Request::CopyEnd {
+            self.flushed = matches!(request, Request::Sync | Request::Query { .. });
+        }
         self.owed.push_back(Expected { request, delivery });
     }
 
@@ -268,7 +270,8 @@ impl Pipeline {
     /// Whether nothing is run behind the request that is being answered.
     #[must_use]
     pub fn is_at_the_last(&self) -> bool {
-        self.owed.iter().skip(1).all(|expected| expected.request == Request::Sync)
+        let ends = |expected: &Expected| matches!(expected.request, Request::Sync | Request::CopyEnd);
+        self.owed.iter().skip(1).all(ends)
     }
 
     /// How many replies are owed.
