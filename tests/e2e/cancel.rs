@@ -115,10 +115,13 @@ fn a_key_dies_with_its_client() {
     gone.leave();
     let mut next = stagedoor.connect(&database);
     assert_eq!(next.backend(), server, "the same server serves another");
-    next.send(&frames::query("select pg_sleep(2)"));
+    next.send(&frames::query(SLEEP));
     asleep(cluster, &database, 1);
     target.cancel(pid, &key);
-    assert_eq!(next.ready().error(), None);
+    assert!(stagedoor.metric("stagedoor_cancels_total", &[]) < 1.0, "it is passed on to nobody");
+    asleep(cluster, &database, 1);
+    target.cancel(next.pid, &next.key);
+    assert_eq!(next.ready().sqlstate(), "57014");
     drop((holder, next));
     stagedoor.finish();
 }

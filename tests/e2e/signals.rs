@@ -256,10 +256,12 @@ fn what_is_run_later_hits_no_stranger() {
         victim.rows("commit");
         // It has left its server, which serves another now.
         let mut stranger = stagedoor.connect(&database);
-        stranger.send(&frames::query("select pg_sleep(1.5)"));
+        stranger.send(&frames::query(SLEEP));
         asleep(cluster, &stranger);
         execute(&mut killer, &value);
-        assert_eq!(stranger.ready().error(), None);
+        asleep(cluster, &stranger);
+        stagedoor.target(&database).cancel(stranger.pid, &stranger.key);
+        assert_eq!(stranger.ready().sqlstate(), "57014");
         stranger.leave();
     }
     drop((victim, killer, holder));
