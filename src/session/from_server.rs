@@ -1,5 +1,9 @@
 //! What to do with a frame from the server.
 
+use std::hash::DefaultHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
+
 use crate::session::from_client::Received;
 use crate::session::pin::Pin;
 use crate::session::pipeline::Delivery;
@@ -13,15 +17,18 @@ use crate::session::transaction::Transaction;
 use crate::session::unnamed::Lies;
 use crate::session::verdict::FromServer;
 use crate::wire::backend::parameter_status;
+use crate::wire::backend::row_description;
 use crate::wire::backend::tag;
 use crate::wire::frontend::cstring;
 use crate::wire::message::push_frame;
+use crate::wire::refusal::Refusal;
+use crate::wire::refusal::Severity;
 use crate::wire::refusal::field;
 use crate::wire::scanner::Interest;
 use crate::wire::scanner::all_but;
 
-/// Rows, copy data and what precedes the answer to a Describe pass unread.
-pub static INTEREST: Interest = all_but(b"Ddct");
+/// Rows and copy data pass unread.
+pub static INTEREST: Interest = all_but(b"Ddc");
 
 /// The errors that may name a prepared statement (prepare.c, and `exec_bind_message`).
 const OF_STATEMENTS: [&str; 4] = ["26000", "42P05", "08P01", "42601"];
@@ -51,7 +58,16 @@ pub fn from_server(
         tag::EMPTY_QUERY | tag::PORTAL_SUSPENDED => finish(server, |request| request == Request::Execute),
         tag::BIND_COMPLETE => finish(server, |request| matches!(request, Request::Bind { .. })),
         tag::CLOSE_COMPLETE => close_complete(client, server),
-        tag::ROW_DESCRIPTION | tag::NO_DATA => finish(server, |request| request == Request::Describe),
+        tag::PARAMETER_DESCRIPTION => match server.pipeline.head() {
+            Some(Expected { request: Request::Describe(_), delivery: Delivery::Swallow }) => {
+                FromServer::Swallow
+            }
+            _ => FromServer::Forward,
+        },
+        tag::ROW_DESCRIPTION | tag::NO_DATA => {
+            note_columns(client, server, body);
+            finish(server, |request| matches!(request, Request::Describe(_)))
+        }
         tag::COPY_IN | tag::COPY_BOTH => match server.pipeline.head().map(|head| head.request) {
             Some(Request::Query { .. } | Request::Execute) => {
                 server.pipeline.copy_in();
@@ -116,7 +132,12 @@ fn failed(
     let is_ours = |expected: Expected| expected.delivery == Delivery::Swallow;
     // It is the client's Query that fails, though it was the Parse before it.
     server.pipeline.is_told = !swept.is_empty() && server.pipeline.head().is_some_and(is_ours);
-    let bound = match swept.first().map(|expected| expected.request) {
+    let fails = swept.first().map(|expected| expected.request);
+    if fails == Some(Request::Misfit) && field(body, b'C') == Some("26000") {
+        out.extend_from_slice(&misfit().frame());
+        return FromServer::ReplaceError;
+    }
+    let bound = match fails {
         Some(Request::Bind { id, name }) => Some((id, name)),
         _ => None,
     };
@@ -138,6 +159,12 @@ fn failed(
     })
 }
 
+/// The words of PostgreSQL, but for the number of a line, which its next version changes.
+fn misfit() -> Refusal {
+    let refusal = Refusal::new(Severity::Error, "0A000", "cached plan must not change result type");
+    refusal.said_by("plancache.c", "RevalidateCachedQuery")
+}
+
 /// Takes back what was noted for messages that the server has skipped. The first of them is what failed.
 fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected]) {
     let Some(first) = swept.first() else { return };
@@ -155,10 +182,11 @@ fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected])
             Request::Parse(Of::Unnamed) | Request::Close(Of::Unnamed) | Request::Query { drops: true } => {
                 unnamed += 1
             }
+            Request::Describe(id) => server.prepared.not_described(id),
             Request::Parse(Of::Plain)
             | Request::Close(Of::Plain | Of::Ours(_))
             | Request::Bind { .. }
-            | Request::Describe
+            | Request::Misfit
             | Request::Execute
             | Request::Query { drops: false }
             | Request::CopyEnd
@@ -205,6 +233,20 @@ fn close_complete(client: &mut ClientState, server: &mut ServerState) -> FromSer
 /// Whether what the server does now is our wish: the client had its notices when it prepared the statement.
 fn is_ours(server: &ServerState) -> bool {
     server.pipeline.head().is_some_and(|head| head.delivery == Delivery::Swallow)
+}
+
+/// The columns of a statement of ours, where that is what is told: a client that asked will rely on them.
+fn note_columns(client: &ClientState, server: &mut ServerState, body: &[u8]) {
+    let Some(Expected { request: Request::Describe(id), delivery }) = server.pipeline.head() else { return };
+    let mut hasher = DefaultHasher::new();
+    row_description(body).for_each(|column| column.hash(&mut hasher));
+    let columns = hasher.finish();
+    if let Some(schema) = server.prepared.described(id, columns)
+        && delivery == Delivery::Forward
+        && let Some(text) = server.prepared.text(id)
+    {
+        client.names.described(text, schema, columns);
+    }
 }
 
 /// Pops the head where it is what this reply answers; inside a simple Query nothing is popped.

@@ -9,6 +9,7 @@ use std::hash::DefaultHasher;
 use std::hash::Hash;
 use std::hash::Hasher;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 use crate::sql::effect::Effect;
 
@@ -29,6 +30,8 @@ pub struct Text {
     pub effect: Effect,
     /// The number of the definitions (tables, types …) that its client has seen when it parsed it.
     schema: u64,
+    /// The columns that its client was told of when it asked, as a number.
+    columns: OnceLock<u64>,
 }
 
 impl Text {
@@ -36,7 +39,7 @@ impl Text {
     pub fn new(behind: &[u8], effect: Effect) -> Self {
         let mut hasher = DefaultHasher::new();
         behind.hash(&mut hasher);
-        Self { hash: hasher.finish(), behind: behind.to_vec(), effect, schema: 0 }
+        Self { hash: hasher.finish(), behind: behind.to_vec(), effect, schema: 0, columns: OnceLock::new() }
     }
 
     /// The text, parsed under the definitions with this number.
@@ -48,6 +51,12 @@ impl Text {
     #[must_use]
     pub const fn schema(&self) -> u64 {
         self.schema
+    }
+
+    /// The columns that its client knows of.
+    #[must_use]
+    pub fn columns(&self) -> Option<u64> {
+        self.columns.get().copied()
     }
 
     /// The body of a Parse behind its name.
@@ -163,6 +172,14 @@ impl Names {
     /// A command is sent that ends all names, if it works.
     pub const fn forgetting(&mut self) {
         self.forgets = Some(self.changed);
+    }
+
+    /// The client is told the columns of `text`, as it was prepared under the definitions with the number `schema`.
+    pub fn described(&self, text: &Text, schema: u64, columns: u64) {
+        let all = self.texts.values().map(|named| &named.text);
+        for known in all.filter(|known| known.schema <= schema && ***known == *text) {
+            known.columns.get_or_init(|| columns);
+        }
     }
 
     /// Whether one more, of `bytes`, is too much.

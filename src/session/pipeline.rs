@@ -17,7 +17,10 @@ pub enum Request {
         id: u32,
         name: u32,
     },
-    Describe,
+    /// Of the statement under a name of ours with this number; 0 for any other, and for portals.
+    Describe(u32),
+    /// A Bind of a statement whose columns are not those that the client knows of: it is to fail.
+    Misfit,
     Execute,
     Close(Of),
     /// Query and FunctionCall: all up to their ReadyForQuery.
@@ -110,7 +113,8 @@ impl Pipeline {
             }
             Request::Parse(_)
             | Request::Bind { .. }
-            | Request::Describe
+            | Request::Describe(_)
+            | Request::Misfit
             | Request::Execute
             | Request::Close(_) => {
                 self.unsynced = true;
@@ -315,7 +319,7 @@ mod tests {
             match step {
                 'P' => pipeline.push(Request::Parse(Of::Unnamed), Delivery::Forward),
                 'B' => pipeline.push(Request::Bind { id: 0, name: 0 }, Delivery::Forward),
-                'D' => pipeline.push(Request::Describe, Delivery::Forward),
+                'D' => pipeline.push(Request::Describe(0), Delivery::Forward),
                 'E' => pipeline.push(Request::Execute, Delivery::Forward),
                 'C' => pipeline.push(Request::Close(Of::Plain), Delivery::Forward),
                 'Q' => pipeline.push(Request::Query { drops: false }, Delivery::Forward),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::session::names::Text;
 use crate::session::names::cut;
+use crate::sql::effect::Effect;
 use crate::wire::message::push_frame;
 
 /// What the names of our statements begin with; a number follows. A client's own name reaches a server only
@@ -57,6 +58,28 @@ struct Entry {
     instead_of: Option<u32>,
     /// The number of the definitions under which it was prepared.
     schema: u64,
+    columns: Columns,
+}
+
+/// The columns of a statement on a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Columns {
+    Unknown,
+    /// We have asked for them.
+    Asked,
+    /// As a number.
+    Known(u64),
+}
+
+/// Whether a statement has the columns that a client knows of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fits {
+    Yes,
+    No,
+    /// The server must be asked.
+    Ask,
+    /// It has been.
+    Wait,
 }
 
 /// What a server has.
@@ -95,8 +118,14 @@ impl Prepared {
         self.last = self.last.wrapping_add(1);
         self.clock += 1;
         let schema = self.schema.max(text.schema());
-        let mut entry =
-            Entry { id: self.last, used: self.clock, sent_in: Some(segment), instead_of: None, schema };
+        let mut entry = Entry {
+            id: self.last,
+            used: self.clock,
+            sent_in: Some(segment),
+            instead_of: None,
+            schema,
+            columns: Columns::Unknown,
+        };
         let key = Key { text, context };
         if let Some(old) = self.shelf.remove(&key) {
             // One that was sent in the same batch and not confirmed is swept with this one, if at all.
@@ -133,7 +162,7 @@ impl Prepared {
     pub fn swept(&mut self, id: u32) {
         let Some((key, entry)) = self.shelf.iter_mut().find(|(_, entry)| entry.id == id) else { return };
         match entry.instead_of.take() {
-            Some(old) => (entry.id, entry.sent_in) = (old, None),
+            Some(old) => (entry.id, entry.sent_in, entry.columns) = (old, None, Columns::Unknown),
             None => {
                 let key = key.clone();
                 self.shelf.remove(&key);
@@ -171,6 +200,44 @@ impl Prepared {
             doomed.extend(over.then_some(entry.id));
             !over
         });
+    }
+
+    /// Whether the statement `id` has the columns that the client of `text` knows of: definitions may have changed
+    /// since it was told.
+    pub fn fits(&mut self, id: u32, text: &Text) -> Fits {
+        // What speaks of statements is prepared anew each time.
+        let may_differ = text.schema() < self.schema && !text.effect.has(Effect::STATEMENTS);
+        let Some(known) = text.columns().filter(|_| may_differ) else { return Fits::Yes };
+        let Some(entry) = self.entry(id).filter(|entry| text.schema() < entry.schema) else {
+            return Fits::Yes;
+        };
+        match entry.columns {
+            Columns::Known(columns) if columns == known => Fits::Yes,
+            Columns::Known(_) => Fits::No,
+            Columns::Asked => Fits::Wait,
+            Columns::Unknown => {
+                entry.columns = Columns::Asked;
+                Fits::Ask
+            }
+        }
+    }
+
+    /// The server tells the columns of `id`. Returns the number of the definitions under which it was prepared.
+    pub fn described(&mut self, id: u32, columns: u64) -> Option<u64> {
+        let entry = self.entry(id)?;
+        entry.columns = Columns::Known(columns);
+        Some(entry.schema)
+    }
+
+    /// What was asked of `id` was skipped.
+    pub fn not_described(&mut self, id: u32) {
+        if let Some(entry) = self.entry(id).filter(|entry| entry.columns == Columns::Asked) {
+            entry.columns = Columns::Unknown;
+        }
+    }
+
+    fn entry(&mut self, id: u32) -> Option<&mut Entry> {
+        self.shelf.values_mut().find(|entry| entry.id == id)
     }
 
     /// The plan of `id` does not fit any more: it is not used again.
@@ -338,7 +405,6 @@ pub fn undisguised<'n>(message: &[u8], name: impl Fn(u32) -> Option<&'n [u8]>) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sql::effect::Effect;
 
     fn text(words: &str) -> Arc<Text> {
         Arc::new(Text::new(words.as_bytes(), Effect::NONE))

@@ -14,6 +14,7 @@ use crate::session::names::Text;
 use crate::session::pipeline::Delivery;
 use crate::session::pipeline::Of;
 use crate::session::pipeline::Request;
+use crate::session::prepared::Fits;
 use crate::session::prepared::Found;
 use crate::session::prepared::PREFIX;
 use crate::session::prepared::ServerName;
@@ -23,6 +24,7 @@ use crate::session::prepared::push_parse;
 use crate::session::state::ClientState;
 use crate::session::state::SIGNAL_STATEMENTS_MAX;
 use crate::session::state::ServerState;
+use crate::session::transaction::Transaction;
 use crate::session::unnamed::Lies;
 use crate::session::verdict::FromClient;
 use crate::sql::effect::Effect;
@@ -211,11 +213,25 @@ pub(super) fn bind(
     let Ok(text) = (if signals { unnamed_in_pids(client, server, name, translate) } else { Ok(None) }) else {
         return FromClient::Wait;
     };
-    let (id, new_name, effect) = match find(client, server, name, out) {
+    let mut request = Request::Bind { id: 0, name: client.names.number(name) };
+    let (new_name, effect) = match find(client, server, name, out) {
         Statement::Unsure => return wait(server, out),
-        Statement::AsNamed(effect) => (0, None, effect),
-        Statement::Ours(id, effect) => (id, Some(Renamed::Ours(ServerName::of(id))), effect),
-        Statement::Disguised(name) => (0, Some(Renamed::Disguised(name)), Effect::NONE),
+        Statement::AsNamed(effect) => (None, effect),
+        Statement::Ours(id, effect) => match fits(client, server, name, id) {
+            Fits::Yes => {
+                take(client, server, name, effect);
+                request = Request::Bind { id, name: client.names.number(name) };
+                (Some(Renamed::Ours(ServerName::of(id))), effect)
+            }
+            Fits::No => {
+                request = Request::Misfit;
+                // A name that no statement has.
+                (Some(Renamed::Disguised(PREFIX.into())), Effect::NONE)
+            }
+            Fits::Wait => return wait(server, out),
+            Fits::Ask => return ask_for_columns(server, id, out),
+        },
+        Statement::Disguised(name) => (Some(Renamed::Disguised(name)), Effect::NONE),
     };
     let new_name = new_name.as_ref().map(Renamed::as_bytes);
     if effect.has(Effect::STATEMENTS) {
@@ -227,8 +243,7 @@ pub(super) fn bind(
     if let Some(text) = text {
         push_unnamed(client, server, &text, out);
     }
-    let number = client.names.number(name);
-    server.pipeline.push(Request::Bind { id, name: number }, Delivery::Forward);
+    server.pipeline.push(request, Delivery::Forward);
     let names = portal.len() + name.len() + 2;
     if let Some(body) = rewritten {
         let rest = body.get(names..).unwrap_or_default();
@@ -288,15 +303,18 @@ pub(super) fn describe(
     out: &mut Vec<u8>,
 ) -> FromClient {
     let Some(Target::Statement(name)) = frontend::target(body).filter(|_| !is_deaf(server)) else {
-        return forward(server, Request::Describe);
+        return forward(server, Request::Describe(0));
     };
-    let new_name = match find(client, server, name, out) {
+    let (id, new_name) = match find(client, server, name, out) {
         Statement::Unsure => return wait(server, out),
-        Statement::AsNamed(_) => None,
-        Statement::Ours(id, _) => Some(Renamed::Ours(ServerName::of(id))),
-        Statement::Disguised(name) => Some(Renamed::Disguised(name)),
+        Statement::AsNamed(_) => (0, None),
+        Statement::Ours(id, effect) => {
+            take(client, server, name, effect);
+            (id, Some(Renamed::Ours(ServerName::of(id))))
+        }
+        Statement::Disguised(name) => (0, Some(Renamed::Disguised(name))),
     };
-    server.pipeline.push(Request::Describe, Delivery::Forward);
+    server.pipeline.push(Request::Describe(id), Delivery::Forward);
     let Some(new_name) = new_name else { return behind(out) };
     push_frame(out, tag::DESCRIBE, &[b"S", new_name.as_bytes(), b"\0"]);
     FromClient::Replace
@@ -369,16 +387,33 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
     } else {
         ensure(server, &text, out)
     };
-    match id {
-        Some(id) => {
-            apply(client, server, text.effect);
-            if text.effect.has(Effect::CUSTOM) {
-                name_custom(client, server, frontend::query(text.behind()));
-            }
-            Statement::Ours(id, text.effect)
-        }
-        None => Statement::Unsure,
+    id.map_or(Statement::Unsure, |id| Statement::Ours(id, text.effect))
+}
+
+/// Notes what the statement that the client calls `name` may do, once it is certain that the server is asked for it.
+fn take(client: &mut ClientState, server: &mut ServerState, name: &[u8], effect: Effect) {
+    apply(client, server, effect);
+    if effect.has(Effect::CUSTOM)
+        && let Some(text) = client.names.get(name).cloned()
+    {
+        name_custom(client, server, frontend::query(text.behind()));
     }
+}
+
+/// Whether the server's statement `id` has the columns that the client was told of when it described `name`.
+fn fits(client: &ClientState, server: &mut ServerState, name: &[u8], id: u32) -> Fits {
+    match client.names.get(name) {
+        // In a failed transaction PostgreSQL says so before it looks at columns.
+        Some(text) if server.transaction != Transaction::Failed => server.prepared.fits(id, text),
+        _ => Fits::Yes,
+    }
+}
+
+/// What the client says next hangs on the answer.
+fn ask_for_columns(server: &mut ServerState, id: u32, out: &mut Vec<u8>) -> FromClient {
+    push_frame(out, tag::DESCRIBE, &[b"S", ServerName::of(id).as_bytes(), b"\0"]);
+    server.pipeline.push(Request::Describe(id), Delivery::Swallow);
+    wait(server, out)
 }
 
 /// The number of `text` on this server, prepared there if it was not; `None` where only the answer to an earlier

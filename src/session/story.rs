@@ -93,7 +93,8 @@ impl Pair {
             FromClient::ReplaceHead(count) => out.extend_from_slice(&original[count..]),
             FromClient::Replace => {}
             FromClient::Swallow => return "swallow".to_owned(),
-            FromClient::Wait => return "wait".to_owned(),
+            FromClient::Wait if out.is_empty() => return "wait".to_owned(),
+            FromClient::Wait => return format!("{} + wait", told(&out)),
             FromClient::Elsewhere => return "elsewhere".to_owned(),
             FromClient::End => return "end".to_owned(),
         }
@@ -473,6 +474,81 @@ fn a_plan_that_does_not_fit_any_more_is_prepared_anew() {
     tell(
         &mut pair,
         "B |a| => C Sstagedoor:1| + P stagedoor:2|select 1|| + B |stagedoor:2|\nS\n< 3 => nothing\n< 1 => nothing\n< 2\n< Z I",
+    );
+}
+
+#[test]
+fn a_client_that_knows_its_columns_is_never_told_of_others() {
+    let mut pair = Pair::new("");
+    let integer = "T ..n|tablnoINT4szmodifo";
+    tell(&mut pair, PREPARES);
+    tell(&mut pair, &format!("D Sa| => D Sstagedoor:1|\nS\n< t\n< {integer}\n< Z I"));
+    for (columns, moved) in
+        [("T ..n|TABLNOINT4SZmodiFO", true), ("T ..n|tablnoTEXTszmodifo", false), ("n", false)]
+    {
+        let mut elsewhere = pair.elsewhere("");
+        elsewhere.server.schema_is(1);
+        let ask = "B |a| => P stagedoor:1|select 1|| + D Sstagedoor:1| + H + wait\nB |a| => wait";
+        tell(&mut elsewhere, &format!("{ask}\n< 1 => nothing\n< t => nothing\n< {columns} => nothing"));
+        let (told, refused) = (
+            "< E SERROR|C26000||",
+            "E SERROR|VERROR|C0A000|Mcached plan must not change result type|Fplancache.c|RRevalidateCachedQuery||",
+        );
+        for _ in 0..2 {
+            if moved {
+                tell(&mut elsewhere, "B |a| => B |stagedoor:1|\nS\n< 2\n< Z I");
+            } else {
+                tell(&mut elsewhere, &format!("B |a| => B |stagedoor:|\nS\n{told} => {refused}\n< Z I"));
+            }
+        }
+        pair = elsewhere;
+    }
+}
+
+#[test]
+fn what_a_statement_does_is_not_noted_before_it_is_bound() {
+    let mut pair = Pair::new("");
+    let text = "select set_config('work_mem', '1MB', false)";
+    tell(
+        &mut pair,
+        &format!("P a|{text}|| => P stagedoor:1|{text}||\nD Sa| => D Sstagedoor:1|\nS\n< 1\n< t\n< n\n< Z I"),
+    );
+    answered(&mut pair.client, &mut pair.server, Some(answer("ours=1")));
+    let mut elsewhere = pair.elsewhere("");
+    elsewhere.server.schema_is(1);
+    tell(&mut elsewhere, "Q begin; set local work_mem to '2MB'|\n< C BEGIN|\n< C SET|\n< Z T");
+    // Under settings that may have changed it would be another statement, to be asked about again, and so on.
+    tell(
+        &mut elsewhere,
+        &format!(
+            "B |a| => P stagedoor:1|{text}|| + D Sstagedoor:1| + H + wait\nB |a| => wait\nB |a| => wait"
+        ),
+    );
+}
+
+#[test]
+fn what_is_asked_in_vain_is_asked_again() {
+    let mut pair = Pair::new("");
+    tell(&mut pair, PREPARES);
+    tell(&mut pair, "D Sa| => D Sstagedoor:1|\nS\n< t\n< n\n< Z I");
+    let mut elsewhere = pair.elsewhere("");
+    elsewhere.server.schema_is(1);
+    tell(
+        &mut elsewhere,
+        "P |selec||
+        B |a| => P stagedoor:1|select 1|| + D Sstagedoor:1| + H + wait
+        < E SERROR|C42601||
+        B |a|
+        S
+        < Z I
+        B |a| => P stagedoor:2|select 1|| + D Sstagedoor:2| + H + wait
+        < 1 => nothing
+        < t => nothing
+        < n => nothing
+        B |a| => B |stagedoor:2|
+        S
+        < 2
+        < Z I",
     );
 }
 

@@ -37,6 +37,18 @@ pub fn parameter_status(body: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(name).ok()?, value))
 }
 
+/// The columns of a RowDescription: name, type and type modifier, as PostgreSQL compares them when it plans anew.
+pub fn row_description(body: &[u8]) -> impl Iterator<Item = (&[u8], &[u8], &[u8])> {
+    let mut rest = body.get(2..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (name, column) = cstring(rest)?;
+        let (column, next) = column.split_at_checked(18)?;
+        rest = next;
+        // Between the two: the type's size. Before: table and column that it comes from. Behind: the format.
+        Some((name, column.get(6..10)?, column.get(12..16)?))
+    })
+}
+
 /// The columns of a DataRow; `None` where one is NULL.
 pub fn data_row(body: &[u8]) -> impl Iterator<Item = Option<&[u8]>> {
     let mut rest = body.get(2..).unwrap_or_default();

@@ -59,6 +59,16 @@ impl Refusal {
         self
     }
 
+    /// Names the place in PostgreSQL's source that would say so: drivers tell errors apart by it.
+    #[must_use]
+    pub fn said_by(mut self, file: &str, routine: &str) -> Self {
+        self.body.pop();
+        push_field(&mut self.body, b'F', file);
+        push_field(&mut self.body, b'R', routine);
+        self.body.push(0);
+        self
+    }
+
     /// PostgreSQL's own ErrorResponse, passed on to the letter.
     #[must_use]
     pub fn verbatim(body: &[u8]) -> Self {

@@ -66,6 +66,20 @@ async def a_small_cache_and_none_serve_as_well():
 
 
 @test
+async def a_table_that_changes_its_columns_is_read_as_it_is():
+    async with connected(6) as connections:
+        owner = connections[0]
+        await owner.execute("drop table if exists changes; create table changes as select 1 as n")
+        ask = lambda: asyncio.gather(*(it.fetch("select * from changes") for it in connections))
+        equal([[tuple(row) for row in rows] for rows in await ask()], [[(1,)]] * 6)
+        # asyncpg knows the columns from when it prepared; PostgreSQL's 0A000 makes it prepare anew.
+        await owner.execute("alter table changes alter n type text using 'one'")
+        equal([[tuple(row) for row in rows] for rows in await ask()], [[("one",)]] * 6)
+        await owner.execute("alter table changes add column m int default 2")
+        equal([[tuple(row) for row in rows] for rows in await ask()], [[("one", 2)]] * 6)
+
+
+@test
 async def within_a_transaction_a_plan_that_does_not_fit_is_an_error():
     async with connected(2) as (one, owner):
         await owner.execute("drop table if exists fits; create table fits as select 1 as n")

@@ -46,3 +46,40 @@ fn what_was_prepared_after_a_table_changed_never_meets_an_older_plan() {
     worlds.end();
     stagedoor.finish();
 }
+
+#[test]
+fn the_columns_that_a_client_was_told_of_hold() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 3 }");
+    let worlds = Worlds::new(cluster, &stagedoor, "columns", "create table t as select 1 as a");
+    worlds.same_with(&|target| target, 3, |clients| {
+        let [told, holder, definer] = clients else { panic!("three clients") };
+        let describe = [frames::describe(b'S', "s"), frames::sync()].concat();
+        parse(told, "s", "select * from t");
+        told.send(&describe);
+        told.ready();
+        run(told, "s");
+        // The server that has its plan is busy: another one, which would plan for the table as it is now, takes it.
+        holder.query("begin");
+        definer.query("alter table t alter a type text using 'one'");
+        run(told, "s");
+        run(told, "s");
+        told.query("begin");
+        run(told, "s");
+        run(told, "s");
+        told.query("rollback");
+        holder.query("commit");
+        run(told, "s");
+        definer.query("drop table t; create table t as select 2 as a");
+        run(told, "s");
+        told.send(&[frames::close(b'S', "s"), frames::sync()].concat());
+        told.ready();
+        definer.query("alter table t alter a type text");
+        parse(told, "s", "select * from t");
+        told.send(&describe);
+        told.ready();
+        run(told, "s");
+    });
+    worlds.end();
+    stagedoor.finish();
+}
