@@ -10,7 +10,9 @@
 //!    25P02 to that, where PostgreSQL may find something else wrong with Bind before (08P01).
 //! 6. *How far Describe comes with a statement that can be prepared no more*, as its table is gone: PostgreSQL tells the
 //!    types of its parameters and then the error, a server that has to prepare it first only the error.
-//! 7. *Names and numbers of two databases*: the database's name, and the ids of tables in a RowDescription.
+//! 7. *Statements of ours*: `pg_prepared_statements` shows them, and names that look like them disguised; nobody looks at
+//!    those here.
+//! 8. *Names and numbers of two databases*: the database's name, and the ids of tables in a RowDescription.
 
 use std::collections::HashMap;
 

@@ -276,7 +276,9 @@ impl Author {
         bind(b"", name, values, self.one_in(4))
     }
 
+    /// But for tables that come and go: where one is gone, a server that has to prepare its statement finds that first.
     fn parse(&mut self, text: &[u8]) -> Vec<u8> {
+        let text = if text.windows(5).any(|part| part == b"made_") { b"select 1" } else { text };
         let types: &[u32] = [&[][..], &[], &[], &[25], &[23, 25], &[0]][self.dice.below(6)];
         parse(&self.name(), text, types)
     }
@@ -380,7 +382,9 @@ impl Author {
         loop {
             let list = lists[self.dice.below(lists.len())];
             let text = list[self.dice.below(list.len())];
-            if !self.cast.lends || !goes_back(text) {
+            // What is committed here would leave statements that can be prepared no more.
+            let drops = self.player().bold.is_some() && text.starts_with("drop table log");
+            if !drops && (!self.cast.lends || !goes_back(text)) {
                 return self.fill(text);
             }
         }
