@@ -237,7 +237,9 @@ fn is_ours(server: &ServerState) -> bool {
 
 /// The columns of a statement of ours, where that is what is told: a client that asked will rely on them.
 fn note_columns(client: &ClientState, server: &mut ServerState, body: &[u8]) {
-    let Some(Expected { request: Request::Describe(id), delivery }) = server.pipeline.head() else { return };
+    let Some(Expected { request: Request::Describe(id @ 1..), delivery }) = server.pipeline.head() else {
+        return;
+    };
     let mut hasher = DefaultHasher::new();
     row_description(body).for_each(|column| column.hash(&mut hasher));
     let columns = hasher.finish();
