@@ -123,7 +123,7 @@ fn call(
     };
     server.touched = true;
     server.disturb();
-    let verdict = forward(server, Request::Query { drops: false });
+    let verdict = forward(server, Request::Call);
     let Some(body) = rewritten else { return verdict };
     push_frame(out, tag::FUNCTION_CALL, &[&body]);
     FromClient::Replace
@@ -180,14 +180,34 @@ fn query(
 
 /// The frame hangs on answers that are owed; they are asked for, where the server might keep them to itself.
 pub(super) fn wait(server: &mut ServerState, out: &mut Vec<u8>) -> FromClient {
-    if server.pipeline.flush() {
+    if !server.pipeline.will_be_ready() && server.pipeline.flush() {
         push_frame(out, tag::FLUSH, &[]);
     }
     FromClient::Wait
 }
 
-/// Classifies a text and remembers what it may do; or tells that this server cannot run it, or not now.
+/// Classifies a text and remembers what it may do.
 pub(super) fn note(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    text: &[u8],
+    whole: bool,
+) -> Result<Effect, FromClient> {
+    let effect = classify(client, server, text, whole)?;
+    note_effect(client, server, text, effect);
+    Ok(effect)
+}
+
+/// Remembers what a text may do that is run, or whose running nobody will see.
+pub(super) fn note_effect(client: &mut ClientState, server: &mut ServerState, text: &[u8], effect: Effect) {
+    if effect.has(Effect::CUSTOM) {
+        name_custom(client, server, text);
+    }
+    apply(client, server, effect);
+}
+
+/// Classifies a text; or tells that this server cannot run it, or not now.
+pub(super) fn classify(
     client: &mut ClientState,
     server: &mut ServerState,
     text: &[u8],
@@ -223,10 +243,6 @@ pub(super) fn note(
             return Err(FromClient::Elsewhere);
         }
     }
-    if effect.has(Effect::CUSTOM) {
-        name_custom(client, server, text);
-    }
-    apply(client, server, effect);
     Ok(effect)
 }
 

@@ -107,6 +107,7 @@ fn ready(client: &mut ClientState, server: &mut ServerState, body: &[u8]) -> Fro
     }
     if !server.pipeline.is_busy() {
         client.names.settled();
+        server.prepared.settled();
     }
     if server.is_idle() && !server.touched {
         server.settle();
@@ -179,16 +180,18 @@ fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected])
             Request::Parse(Of::Ours(id)) => server.prepared.swept(id),
             Request::Close(Of::Ours(id)) if id > 0 => server.prepared.doom(id),
             Request::Close(Of::Named(_)) => names += 1,
+            Request::Close(Of::Plain) => server.prepared.strays_stay(),
             Request::Parse(Of::Unnamed) | Request::Close(Of::Unnamed) | Request::Query { drops: true } => {
                 unnamed += 1
             }
             Request::Describe(id) => server.prepared.not_described(id),
             Request::Parse(Of::Plain)
-            | Request::Close(Of::Plain | Of::Ours(_))
+            | Request::Close(Of::Ours(_))
             | Request::Bind { .. }
             | Request::Misfit
             | Request::Execute
             | Request::Query { drops: false }
+            | Request::Call
             | Request::CopyEnd
             | Request::Sync => {}
         }

@@ -23,14 +23,23 @@ pub enum Request {
     Misfit,
     Execute,
     Close(Of),
-    /// Query and FunctionCall: all up to their ReadyForQuery.
+    /// All up to its ReadyForQuery.
     Query {
         /// There is an unnamed statement for it to drop.
         drops: bool,
     },
+    /// FunctionCall, likewise. It leaves the unnamed statement alone.
+    Call,
     Sync,
     /// CopyDone or CopyFail, sent before anybody knew whether a COPY waits for it. Has no reply.
     CopyEnd,
+}
+
+impl Request {
+    /// Whether a ReadyForQuery ends the answer.
+    const fn is_last(self) -> bool {
+        matches!(self, Self::Query { .. } | Self::Call | Self::Sync)
+    }
 }
 
 /// Which prepared statement a Parse makes or a Close ends.
@@ -105,8 +114,8 @@ impl Pipeline {
                 (self.skipping, self.unsynced) = (false, false);
                 self.segment += 1;
             }
-            Request::Query { .. } if self.skipping => return,
-            Request::Query { .. } => {
+            Request::Query { .. } | Request::Call if self.skipping => return,
+            Request::Query { .. } | Request::Call => {
                 // It ends what was not synced (exec_simple_query).
                 self.unsynced = false;
                 self.segment += 1;
@@ -124,7 +133,7 @@ impl Pipeline {
             }
         }
         if request != Request::CopyEnd {
-            self.flushed = matches!(request, Request::Sync | Request::Query { .. });
+            self.flushed = request.is_last();
         }
         self.owed.push_back(Expected { request, delivery });
     }
@@ -143,7 +152,7 @@ impl Pipeline {
     /// The number of the batch that is being answered.
     #[must_use]
     pub fn answering(&self) -> u64 {
-        let ends = |expected: &&Expected| matches!(expected.request, Request::Query { .. } | Request::Sync);
+        let ends = |expected: &&Expected| expected.request.is_last();
         self.segment - self.owed.iter().filter(ends).count() as u64
     }
 
@@ -191,8 +200,7 @@ impl Pipeline {
     /// ReadyForQuery came: the request that it ends, or `None` where something else is owed first.
     pub fn ready(&mut self) -> Option<Expected> {
         self.copy_in = CopyIn::None;
-        let ends =
-            |expected: &mut Expected| matches!(expected.request, Request::Query { .. } | Request::Sync);
+        let ends = |expected: &mut Expected| expected.request.is_last();
         if let Some(ended) = self.owed.pop_front_if(ends) {
             self.pass_copy_ends();
             return Some(ended);
@@ -211,7 +219,7 @@ impl Pipeline {
         self.copy_in = CopyIn::None;
         let mut swept = Vec::new();
         match self.head().map(|head| head.request) {
-            Some(Request::Query { .. } | Request::Sync) => return swept,
+            Some(request) if request.is_last() => return swept,
             // Of a Flush that was malformed. Any other ends the connection.
             None => self.unsynced = true,
             Some(_) => {}
@@ -265,10 +273,12 @@ impl Pipeline {
         self.skipping
     }
 
-    /// Whether all that is owed will come without anything more being said.
+    /// Whether all that is owed will come without anything more being said, be it an error.
     #[must_use]
-    pub const fn is_synced(&self) -> bool {
-        !self.unsynced && !self.skipping && matches!(self.copy_in, CopyIn::None)
+    pub fn is_synced(&self) -> bool {
+        let behind = self.owed.iter().rev().take_while(|expected| expected.request != Request::Sync);
+        let is_whole = behind.into_iter().all(|expected| expected.request.is_last());
+        is_whole && !self.unsynced && !self.skipping && matches!(self.copy_in, CopyIn::None)
     }
 
     /// Whether nothing is run behind the request that is being answered.
@@ -293,11 +303,7 @@ impl Pipeline {
     /// may be no answer, and a COPY waits for its data.
     #[must_use]
     pub fn will_be_ready(&self) -> bool {
-        matches!(self.copy_in, CopyIn::None)
-            && self
-                .owed
-                .iter()
-                .any(|expected| matches!(expected.request, Request::Query { .. } | Request::Sync))
+        matches!(self.copy_in, CopyIn::None) && self.owed.iter().any(|expected| expected.request.is_last())
     }
 
     /// Whether the server works on something: a cancel would find it.

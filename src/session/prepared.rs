@@ -36,6 +36,8 @@ pub struct Prepared {
     doomed: Vec<u32>,
     /// Statements under a client's own name that must be gone before the server is anybody else's.
     strays: Vec<Vec<u8>>,
+    /// Of these: those whose Close is under way.
+    going: Vec<Vec<u8>>,
     /// Names that are not ours, as the last probe found them: of SQL's PREPARE, mostly.
     pub foreign: HashSet<Vec<u8>>,
 }
@@ -105,6 +107,14 @@ impl Prepared {
             }
             None => Found::Nothing,
         }
+    }
+
+    /// A statement for `text` that will do in a transaction that has failed: there it is looked at and not run, and
+    /// another could not be prepared.
+    #[must_use]
+    pub fn find_failed(&self, text: &Arc<Text>) -> Option<u32> {
+        let mut same = self.shelf.iter().filter(|(key, entry)| key.text == *text && entry.sent_in.is_none());
+        same.next().map(|(_, entry)| entry.id)
     }
 
     /// Whether what it has hangs on the answer to a batch before `segment`.
@@ -267,7 +277,17 @@ impl Prepared {
 
     /// It is closed, or not ours any more.
     pub fn stray_is_gone(&mut self, name: &[u8]) {
-        self.strays.retain(|stray| stray != cut(name));
+        self.going.extend(self.strays.extract_if(.., |stray| stray == cut(name)));
+    }
+
+    /// A Close was skipped: what was to go is there still.
+    pub fn strays_stay(&mut self) {
+        self.strays.append(&mut self.going);
+    }
+
+    /// Nothing is under way any more.
+    pub fn settled(&mut self) {
+        self.going.clear();
     }
 
     /// Whether a statement of this name lies there that is not ours.

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use crate::session::from_client::Received;
 use crate::session::from_client::Translate;
 use crate::session::from_client::apply;
+use crate::session::from_client::classify;
 use crate::session::from_client::forward;
 use crate::session::from_client::name_custom;
 use crate::session::from_client::note;
+use crate::session::from_client::note_effect;
 use crate::session::from_client::wait;
 use crate::session::names::Text;
 use crate::session::pipeline::Delivery;
@@ -133,7 +135,7 @@ fn parse_named(
     if is_unsure(client, server, name) {
         return wait(server, out);
     }
-    let effect = match note(client, server, text, received.whole) {
+    let effect = match classify(client, server, text, received.whole) {
         Ok(effect) => effect,
         Err(verdict) => return verdict,
     };
@@ -149,6 +151,7 @@ fn parse_named(
     // What is no name in the client's encoding is PostgreSQL's to refuse.
     let is_known_by_name = server.prepared.is_foreign(name) || !name.is_ascii();
     if is_known_by_name || !received.whole || client.names.is_full(behind_name.len()) {
+        note_effect(client, server, text, effect);
         return pass_named(client, server, name, effect, (received.total, out));
     }
     let text = Arc::new(Text::new(behind_name, effect).under(server.schema()));
@@ -336,6 +339,9 @@ pub(super) fn close(
     let segment = server.pipeline.segment();
     if name.is_empty() {
         let drops = client.unnamed.drop_statement(segment);
+        if !drops && server.unnamed != Lies::Nothing {
+            server.unnamed = Lies::Unknown; // That of another is gone, unless this is skipped.
+        }
         return forward(server, Request::Close(if drops { Of::Unnamed } else { Of::Plain }));
     }
     if is_unsure(client, server, name) {
@@ -367,7 +373,9 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
     let segment = server.pipeline.segment();
     if name.is_empty() {
         let is_under_way = server.unnamed_sent_in.is_some_and(|sent_in| sent_in < segment);
-        if client.unnamed.is_unsure(segment) || is_under_way {
+        let speaks = client.unnamed.bound().is_some_and(|bound| bound.effect.has(Effect::STATEMENTS));
+        let hangs = speaks && hangs_on_names(client, server);
+        if client.unnamed.is_unsure(segment) || is_under_way || hangs {
             return Statement::Unsure;
         }
         return Statement::AsNamed(find_unnamed(client, server, out));
@@ -428,6 +436,11 @@ fn ensure(server: &mut ServerState, text: &Arc<Text>, out: &mut Vec<u8>) -> Opti
             Found::Nothing => {}
         }
     }
+    if server.transaction == Transaction::Failed
+        && let Some(id) = server.prepared.find_failed(text)
+    {
+        return Some(id);
+    }
     let id = server.prepared.add(text.clone(), context, segment);
     close_doomed(server, out);
     push_parse(out, ServerName::of(id).as_bytes(), text.behind());
@@ -470,7 +483,8 @@ fn find_unnamed(client: &mut ClientState, server: &mut ServerState, out: &mut Ve
         return Effect::NONE;
     };
     let (effect, token) = (statement.effect, statement.token);
-    if !under_way && server.unnamed != Lies::Statement(token) {
+    // What speaks of statements does so by the names that they have now.
+    if effect.has(Effect::STATEMENTS) || (!under_way && server.unnamed != Lies::Statement(token)) {
         if let Some(body) = statement.body.clone() {
             parse_again(client, server, &body, effect, out);
         }

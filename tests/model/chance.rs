@@ -161,6 +161,16 @@ const THEMES: [&[&str]; 13] = [
     ],
 ];
 
+/// What is read in the time zone in which it was parsed: nobody changes that meanwhile (see
+/// `stories::a_literal_is_read_in_the_time_zone_in_which_it_is_used`).
+const MOMENTS: &[&str] = &[
+    "select extract(epoch from timestamptz '2026-01-01 00:00')::int",
+    "select extract(epoch from timestamptz '2026-01-01 00:00')::int",
+    "set work_mem to '{n}MB'",
+    "begin",
+    "commit",
+];
+
 /// What has to do with nothing.
 const PLAIN: [&str; 4] =
     ["select {n}", "select n from generate_series(1, 3) n", "select current_setting('work_mem')", "selekt"];
@@ -172,7 +182,7 @@ struct Author {
     /// Nobody goes back to what it began with in a transaction: see `stories::a_first_reset_in_a_transaction`.
     tame: bool,
     /// There are transactions. In one that has failed, PostgreSQL finds the wrong parameters of a Bind first, and we
-    /// that nothing can be prepared.
+    /// that nothing can be prepared; and Describe tells of what has no rows.
     begins: bool,
     themes: Vec<&'static [&'static str]>,
     /// How often, of ten, the extended protocol is spoken.
@@ -184,7 +194,9 @@ struct Author {
 pub fn story(seed: u64) -> Story {
     let mut dice = Dice::new(seed);
     let clients = 2 + dice.below(3);
+    let has_moments = dice.below(12) == 0;
     let themes: Vec<&[&str]> = (0..1 + dice.below(3)).map(|_| THEMES[dice.below(THEMES.len())]).collect();
+    let themes = if has_moments { vec![MOMENTS] } else { themes };
     let homes = homes(&mut dice, clients);
     let servers = 1 + dice.below(clients - 1);
     let gathered_max = if dice.below(8) == 0 { 160 } else { usize::MAX };
@@ -195,6 +207,10 @@ pub fn story(seed: u64) -> Story {
     let begins = themes.iter().any(|theme| theme.contains(&"begin"));
     let mut author = Author { dice, tame, begins, themes, extended, copies };
     let mut lines = Vec::new();
+    for client in (0..clients).filter(|_| has_moments) {
+        let says = vec![Say::Query(format!("set timezone to 'Etc/GMT+{client}'"))];
+        lines.push(Line { client, then: Then::Rest, says });
+    }
     let mut here: Vec<usize> = (0..clients).collect();
     for _ in 0..8 * clients {
         if here.is_empty() {
@@ -260,7 +276,8 @@ impl Author {
         let text = theme[self.dice.below(theme.len())];
         let number = (1 + self.dice.below(2)).to_string();
         let mut text = text.replace("{c}", &client.to_string()).replace("{n}", &number);
-        if self.dice.below(30) == 0 {
+        let speaks = ["execute", "prepare", "deallocate"].iter().any(|word| text.contains(word));
+        if self.dice.below(30) == 0 && !speaks {
             text.push_str(" /* ");
             text.push_str(&"x".repeat(200));
             text.push_str(" */");
@@ -340,7 +357,7 @@ impl Author {
                     Say::Bind { portal: self.portal(), name: self.name(), given }
                 }
                 8..=11 => Say::Execute { portal: self.portal(), limit: u32::from(self.dice.below(3) == 0) },
-                12 | 13 => Say::DescribeStatement(self.name()),
+                12 | 13 if !self.begins => Say::DescribeStatement(self.name()),
                 14 => Say::DescribePortal(self.portal()),
                 15 | 16 => Say::CloseStatement(self.name()),
                 17 => Say::ClosePortal(self.portal()),

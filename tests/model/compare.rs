@@ -30,6 +30,8 @@ fn databases(story: &Story) -> Databases {
 pub struct Alone {
     pub says: Vec<Say>,
     pub bytes: Vec<u8>,
+    /// What the server would have sent on a Flush: we may have sent one.
+    unsent: Vec<u8>,
     /// How much it has read when each of `says` was answered as far as it will be.
     pub after: Vec<usize>,
     /// It has said what no client says.
@@ -47,7 +49,9 @@ pub fn alone(story: &Story, at: usize, databases: &Databases) -> Alone {
         says.push(Say::Goodbye);
     }
     let (mut bytes, mut after) = (Vec::new(), Vec::new());
+    let mut unsent = Vec::new();
     for say in &says {
+        unsent = session.unsent();
         if let Some((&tag, frame)) = say.frame().split_first() {
             session.hear(tag, &frame[HEADER_BYTES - 1..]);
         } else {
@@ -58,7 +62,7 @@ pub fn alone(story: &Story, at: usize, databases: &Databases) -> Alone {
         }
         after.push(bytes.len());
     }
-    Alone { says, bytes, after, is_nonsense: session.is_confused() }
+    Alone { says, bytes, unsent, after, is_nonsense: session.is_confused() }
 }
 
 /// Tells a story in both worlds.
@@ -115,7 +119,14 @@ impl Telling {
     }
 
     fn check(&mut self, at: usize) -> Result<(), Wrong> {
-        let (read, expected) = (self.world.received(at), &self.alone[at].bytes);
+        let (read, alone) = (self.world.received(at), &self.alone[at]);
+        let with_unsent;
+        let expected = if read.len() <= alone.bytes.len() {
+            &alone.bytes
+        } else {
+            with_unsent = [alone.bytes.as_slice(), &alone.unsent].concat();
+            &with_unsent
+        };
         let from = self.checked[at];
         self.checked[at] = read.len();
         if expected.get(from..read.len()) == Some(&read[from..]) {

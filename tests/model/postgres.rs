@@ -154,6 +154,11 @@ impl Session {
         self.out.pop_front()
     }
 
+    /// What it keeps to itself until it is asked.
+    pub fn unsent(&self) -> Vec<u8> {
+        self.out.iter().skip(self.flushed).flatten().copied().collect()
+    }
+
     pub fn has_said(&self) -> bool {
         self.flushed > 0
     }

@@ -127,7 +127,10 @@ fn statements_that_speak_of_statements_may_have_names() {
         0: B - a / E - 0 / S
         0: P c deallocate b / B - c / E - 0 / B - b / S
         0: P b select 2 / S
-        0: P d prepare b as select 3 / B - d / E - 0 / S",
+        0: P d prepare b as select 3 / B - d / E - 0 / S
+        0: P e select 4 / S
+        0: P f select 4 / S
+        0: Q deallocate e; deallocate f",
     );
 }
 
@@ -213,6 +216,42 @@ fn an_unnamed_statement_follows_its_client_and_no_other() {
         0: Q select 3
         0: B - - / S
         2: B - - / S",
+    );
+}
+
+#[test]
+fn closing_what_one_never_had_takes_nothing_from_another() {
+    check(
+        "servers=1
+        0: P - select 1 / S
+        1: CS - / S
+        0: DS - / S
+        0: P - select 1 / S
+        1: F
+        1: B - - / S
+        0: B - - / E - 0 / S",
+    );
+}
+
+#[test]
+fn what_is_parsed_is_not_run() {
+    check(
+        "servers=1
+        1: P b discard all / B - b / E - 0
+        1: P a discard all / B - a / S
+        0: P - deallocate b
+        0: P b select 1
+        0: B - - / E - 0 / S",
+    );
+}
+
+#[test]
+fn a_query_behind_a_batch_that_fails_is_skipped_with_all_that_we_put_before_it() {
+    check(
+        "servers=1
+        0: P b select 1
+        0~ Q prepare b as select 1
+        0: B - a / F / Q prepare b as select 2 / P a selekt / S",
     );
 }
 
@@ -316,15 +355,15 @@ fn a_literal_is_read_in_the_time_zone_in_which_it_is_used() {
     );
 }
 
-/// PostgreSQL looks at the parameters of a Bind before it looks at the transaction; that the statement must be
-/// prepared is found out before both.
+/// PostgreSQL looks at the parameters of a Bind before it looks at the transaction; that the statement must first be
+/// prepared, on a server that never had it, is found out before both.
 #[test]
 #[should_panic(expected = "can tell")]
 fn in_a_failed_transaction_the_transaction_is_complained_of_first() {
     check(
         "servers=1
         0: P a select 1 / S
-        0: Q set search_path to s1
+        1: Q copy public.log_1 from stdin / !
         0: Q begin; select 1/0
         0: B - a 1 / S",
     );
