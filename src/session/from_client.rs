@@ -209,7 +209,7 @@ pub(super) fn note_effect(client: &mut ClientState, server: &mut ServerState, te
 /// Classifies a text; or tells that this server cannot run it, or not now.
 pub(super) fn classify(
     client: &mut ClientState,
-    server: &mut ServerState,
+    server: &ServerState,
     text: &[u8],
     whole: bool,
 ) -> Result<Effect, FromClient> {
