@@ -277,10 +277,16 @@ pub(super) fn apply(client: &mut ClientState, server: &mut ServerState, effect: 
         server.disturb();
     }
     server.defines |= effect.has(Effect::DDL);
-    client.taints = client.taints.union(taints(effect));
+    taint(client, effect);
     if effect.has(Effect::SEQUENCE | Effect::DISCARDS_SEQUENCES) {
         client.sequences_last = effect.has(Effect::SEQUENCE);
     }
+}
+
+/// Remembers what nobody can be asked for afterwards. A statement with a name may be run by EXECUTE, which says nothing
+/// of it.
+pub(super) fn taint(client: &mut ClientState, effect: Effect) {
+    client.taints = client.taints.union(taints(effect));
 }
 
 /// What nobody can be asked for afterwards.

@@ -11,6 +11,7 @@ use crate::session::from_client::forward;
 use crate::session::from_client::name_custom;
 use crate::session::from_client::note;
 use crate::session::from_client::note_effect;
+use crate::session::from_client::taint;
 use crate::session::from_client::wait;
 use crate::session::names::Text;
 use crate::session::pipeline::Delivery;
@@ -139,6 +140,10 @@ fn parse_named(
         Ok(effect) => effect,
         Err(verdict) => return verdict,
     };
+    taint(client, effect);
+    if effect.has(Effect::CUSTOM) {
+        name_custom(client, server, text);
+    }
     let behind_name = received.frame.body.get(name.len() + 1..).unwrap_or_default();
     if client.names.get(name).is_some() {
         // 42P05 is PostgreSQL's to say, in its own words and with all that follows: it gets a reason to.

@@ -293,6 +293,15 @@ fn what_pins_is_gone_before_another_has_the_server() {
 }
 
 #[test]
+fn what_execute_runs_counts_as_if_it_had_been_said() {
+    for what in
+        ["load 'auto_explain'", "select nextval('public.numbers_0')", "set app.x to 'v1'", "set role bob"]
+    {
+        check(&format!("servers=1\n0: P a {what} / S\n0: Q execute a\n1: Q select 1\n0: Q select 1"));
+    }
+}
+
+#[test]
 fn of_a_long_statement_the_beginning_is_looked_at() {
     let long = "x".repeat(300);
     check(&format!(
