@@ -538,7 +538,8 @@ fn forget_foreign(server: &mut ServerState, out: &mut Vec<u8>) {
 /// Whether what a text says of prepared statements hangs on an answer that is owed.
 pub(super) fn hangs_on_names(client: &ClientState, server: &ServerState) -> bool {
     let segment = server.pipeline.segment();
-    let may_forget = client.names.is_forgetting() && server.pipeline.is_busy();
+    let may_forget = client.names.is_forgetting() || client.names.are_deallocated();
+    let may_forget = may_forget && server.pipeline.is_busy();
     may_forget || client.names.are_unsure(segment) || server.prepared.is_unsure(segment)
 }
 
