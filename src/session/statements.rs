@@ -14,6 +14,7 @@ use crate::session::from_client::note_effect;
 use crate::session::from_client::taint;
 use crate::session::from_client::wait;
 use crate::session::names::Text;
+use crate::session::names::has_constant;
 use crate::session::pipeline::Delivery;
 use crate::session::pipeline::Of;
 use crate::session::pipeline::Request;
@@ -154,13 +155,17 @@ fn parse_named(
         return FromClient::ReplaceHead(HEADER_BYTES + name.len());
     }
     // What is no name in the client's encoding is PostgreSQL's to refuse.
-    let is_known_by_name = server.prepared.is_foreign(name) || !name.is_ascii();
+    let is_known_by_name = server.prepared.is_foreign(name)
+        || !name.is_ascii()
+        || (server.reads_otherwise && has_constant(text));
     if is_known_by_name || !received.whole || client.names.is_full(behind_name.len()) {
         note_effect(client, server, text, effect);
         return pass_named(client, server, name, effect, (received.total, out));
     }
-    let text = Arc::new(Text::new(behind_name, effect).under(server.schema()));
-    let id = server.prepared.add(text.clone(), server.contexts().0, segment);
+    let (context, reading) = (server.contexts().0, server.parameters.reading());
+    let text = Text::new(behind_name, effect).under(server.schema()).read_by(context, reading);
+    let text = Arc::new(text);
+    let id = server.prepared.add(text.clone(), context, segment);
     client.names.change(segment, name, Some(text));
     close_doomed(server, out);
     server.pipeline.push(Request::Parse(Of::Named(id)), Delivery::Forward);
@@ -405,6 +410,7 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
 
 /// Notes what the statement that the client calls `name` may do, once it is certain that the server is asked for it.
 fn take(client: &mut ClientState, server: &mut ServerState, name: &[u8], effect: Effect) {
+    server.reads_otherwise |= effect.has(Effect::TOUCHES | Effect::LOCAL);
     apply(client, server, effect);
     if effect.has(Effect::CUSTOM)
         && let Some(text) = client.names.get(name).cloned()
@@ -434,7 +440,8 @@ fn ask_for_columns(server: &mut ServerState, id: u32, out: &mut Vec<u8>) -> From
 fn ensure(server: &mut ServerState, text: &Arc<Text>, out: &mut Vec<u8>) -> Option<u32> {
     let (context, settled) = server.contexts();
     let segment = server.pipeline.segment();
-    for context in [context, settled] {
+    // First what its client itself has parsed, if it lies here: PostgreSQL plans it anew where it must.
+    for context in [text.context(), context, settled] {
         match server.prepared.find(text, context, segment) {
             Found::Statement(id) => return Some(id),
             Found::Unsure => return None,
@@ -495,6 +502,7 @@ fn find_unnamed(client: &mut ClientState, server: &mut ServerState, out: &mut Ve
         }
         server.unnamed = Lies::Statement(token);
     }
+    server.reads_otherwise |= effect.has(Effect::TOUCHES | Effect::LOCAL);
     apply(client, server, effect);
     if effect.has(Effect::CUSTOM) {
         let text = unnamed_text(client);
