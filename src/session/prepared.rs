@@ -185,14 +185,14 @@ impl Prepared {
         self.shelf.retain(|_, entry| entry.id != id);
     }
 
-    /// No statement is there any more, but what was sent behind the command that removed them.
+    /// No statement is there any more, but what was sent behind the command that removed them. Of those under a
+    /// client's own name the probe that follows will tell.
     pub fn clear(&mut self) {
         self.shelf.retain(|_, entry| {
             entry.instead_of = None;
             entry.sent_in.is_some()
         });
         self.doomed.clear();
-        self.foreign.clear();
     }
 
     /// The server has exactly these of ours.
@@ -278,6 +278,12 @@ impl Prepared {
     /// It is closed, or not ours any more.
     pub fn stray_is_gone(&mut self, name: &[u8]) {
         self.going.extend(self.strays.extract_if(.., |stray| stray == cut(name)));
+    }
+
+    /// Whether such a statement is being closed under this name.
+    #[must_use]
+    pub fn is_going(&self, name: &[u8]) -> bool {
+        self.going.iter().any(|going| going == cut(name))
     }
 
     /// A Close was skipped: what was to go is there still.

@@ -360,6 +360,7 @@ impl ServerState {
         self.holder = None;
         self.strange_sequences = false;
         self.prepared.clear();
+        self.prepared.foreign.clear();
         self.settle();
     }
 

@@ -553,8 +553,15 @@ pub(super) fn hangs_on_names(client: &ClientState, server: &ServerState) -> bool
 
 /// Whether what `name` means hangs on an answer that is owed.
 fn is_unsure(client: &ClientState, server: &ServerState, name: &[u8]) -> bool {
-    client.names.is_unsure(name, server.pipeline.segment())
-        || (server.pipeline.is_busy() && client.names.may_be_gone(name))
+    let hangs = || {
+        // A Close of ours that is skipped leaves what it was to end.
+        let is_going = match disguised(name) {
+            Some(name) => server.prepared.is_going(&name),
+            None => server.prepared.is_going(name),
+        };
+        is_going || client.names.may_be_gone(name)
+    };
+    client.names.is_unsure(name, server.pipeline.segment()) || (server.pipeline.is_busy() && hangs())
 }
 
 /// A text that speaks of prepared statements is about to be read: those of the client's that it names lie under its

@@ -94,6 +94,10 @@ fn a_session_that_postgresql_ends_is_told_as_without_stagedoor() {
         let backend = begin(client);
         client.send(&frames::query("copy things from stdin"));
         client.until(b'G');
+        // It waits for the first line, and says so.
+        let reads =
+            format!("select 1 from pg_stat_activity where pid = {backend} and wait_event = 'ClientRead' and query like 'copy%'");
+        until("it reads", PATIENCE, || (!cluster.admin(&reads).is_empty()).then_some(()));
         terminate(&backend);
         client.last_words();
     });

@@ -362,6 +362,29 @@ fn a_literal_is_read_in_the_time_zone_in_which_it_was_parsed() {
     );
 }
 
+#[test]
+fn a_name_of_its_own_that_was_sent_behind_a_discard_is_taken() {
+    check(
+        "servers=2
+        1: P b discard all / B - b / E - 0
+        1: P a select current_setting('app.x', true), current_setting('app.y', true) / S
+        1: P a set local role amy / S",
+    );
+}
+
+#[test]
+fn what_was_made_to_take_a_name_and_is_not_closed_yet_is_not_taken_for_the_clients() {
+    check(
+        "servers=1 dice=5865 client=0 client=0 client=0 client=0
+        3: E - 0
+        3: P b reset work_mem
+        3: P b reset timezone / B - b / S
+        3: P a set local work_mem to '2MB' / P a set local timezone to 'Etc/GMT+2' / P b set local work_mem to '1MB' / S
+        3: P b set timezone to default / S
+        3: B - b",
+    );
+}
+
 /// PostgreSQL looks at the parameters of a Bind before it looks at the transaction; that the statement must first be
 /// prepared, on a server that never had it, is found out before both.
 #[test]
