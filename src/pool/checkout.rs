@@ -84,6 +84,8 @@ pub struct UpstreamPools {
     pub holders: Arc<Holders>,
     /// How often clients have changed definitions.
     schema: Arc<AtomicU64>,
+    /// How often they have changed what sessions begin with.
+    defaults: Arc<AtomicU64>,
     /// Whether the last try to connect worked.
     up: AtomicBool,
     /// Whether any login ever worked.
@@ -187,6 +189,7 @@ impl UpstreamPools {
             password_refused,
             holders: Arc::default(),
             schema: Arc::default(),
+            defaults: Arc::default(),
             up: AtomicBool::new(false),
             verified: AtomicBool::new(false),
             last_error: Mutex::default(),
@@ -201,6 +204,12 @@ impl UpstreamPools {
         self.note_policy();
         let step = RETIREMENT / u32::try_from(self.upstream.servers_max.max(1)).unwrap_or(u32::MAX);
         self.desk().ledger.retire((Instant::now() + RETIREMENT).into_std(), step);
+    }
+
+    /// A number that changes with what sessions begin with, as far as clients of ours have changed it.
+    #[must_use]
+    pub fn defaults(&self) -> u64 {
+        self.defaults.load(Ordering::Relaxed)
     }
 
     /// Whether the last try to connect worked.
@@ -536,6 +545,7 @@ impl Pool {
         server.holders = self.upstream.holders.clone();
         self.note_statements(&server.statements);
         server.schema = self.upstream.schema.clone();
+        server.defaults = self.upstream.defaults.clone();
         self.upstream.desk().ledger.opened(self.id, Instant::now().into_std());
         Ok(Box::new(server))
     }

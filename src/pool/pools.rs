@@ -35,9 +35,19 @@ struct Known {
     next: PoolId,
 }
 
-/// Upstream, database, user, what sessions begin with, and how they are pooled: who has a server alone finds nothing
-/// of ours on it.
-type Key = (String, String, String, Parameters, PoolMode);
+/// What the servers of one pool have in common.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    upstream: String,
+    database: String,
+    user: String,
+    /// What clients asked for, to begin with.
+    kind: Parameters,
+    /// Who has a server alone finds nothing of ours on it.
+    mode: PoolMode,
+    /// What PostgreSQL gives to begin with: whoever came before an ALTER ROLE or DATABASE … SET goes on with what it had.
+    defaults: u64,
+}
 
 impl Pools {
     #[must_use]
@@ -56,8 +66,14 @@ impl Pools {
         policy: &PoolPolicy,
     ) -> Option<Arc<Pool>> {
         let upstream = self.upstreams.iter().find(|pools| pools.upstream.name == route.upstream.name)?;
-        let (name, kind) = (upstream.upstream.name.clone(), kind(startup));
-        let key = (name, database.to_owned(), route.user.clone(), kind, policy.mode);
+        let key = Key {
+            upstream: upstream.upstream.name.clone(),
+            database: database.to_owned(),
+            user: route.user.clone(),
+            kind: kind(startup),
+            mode: policy.mode,
+            defaults: upstream.defaults(),
+        };
         let mut known = self.known();
         if let Some(pool) = known.by_key.get(&key) {
             return Some(pool.clone());

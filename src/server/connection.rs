@@ -51,6 +51,8 @@ pub struct Server {
     pub holders: Arc<Holders>,
     /// How often definitions have changed on this upstream, as far as clients of ours changed them.
     pub schema: Arc<AtomicU64>,
+    /// How often it was changed what sessions of this upstream begin with, likewise.
+    pub defaults: Arc<AtomicU64>,
     /// The label of its metrics.
     pub database: String,
     /// How many statements it keeps prepared, as it was last given back: to be looked at from elsewhere.
@@ -125,6 +127,7 @@ impl Server {
             },
             holders: Arc::default(),
             schema: Arc::default(),
+            defaults: Arc::default(),
             database: database.to_owned(),
             statements: Arc::default(),
             opened,
@@ -144,6 +147,9 @@ impl Server {
     pub fn share_schema(&mut self) {
         if self.state.has_defined() {
             self.schema.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.state.has_altered_defaults() {
+            self.defaults.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -303,6 +303,7 @@ pub(super) fn apply(client: &mut ClientState, server: &mut ServerState, effect: 
         server.disturb();
     }
     server.defines |= effect.has(Effect::DDL);
+    server.alters_defaults |= effect.has(Effect::ALTER_DEFAULTS);
     taint(client, effect);
     if effect.has(Effect::SEQUENCE | Effect::DISCARDS_SEQUENCES) {
         client.sequences_last = effect.has(Effect::SEQUENCE);

@@ -213,6 +213,8 @@ pub struct ServerState {
     pub(crate) touched: bool,
     /// The client may have changed which statements are prepared.
     pub(crate) recount: bool,
+    /// The client has sent what sessions begin with from now on (ALTER ROLE or DATABASE … SET).
+    pub(crate) alters_defaults: bool,
     /// The client has sent definitions (DDL) that others may not see yet.
     pub(crate) defines: bool,
     /// This transaction may have changed the settings by which constants are read.
@@ -243,6 +245,7 @@ impl ServerState {
             strange_sequences: false,
             touched: false,
             recount: false,
+            alters_defaults: false,
             defines: false,
             reads_otherwise: false,
             disturbances: 0,
@@ -320,6 +323,13 @@ impl ServerState {
     /// The number of the definitions that a Parse sees now: those of this transaction have the next one.
     pub(crate) const fn schema(&self) -> u64 {
         self.prepared.schema + self.defines as u64
+    }
+
+    /// Whether sessions may begin otherwise since this was asked last.
+    pub fn has_altered_defaults(&mut self) -> bool {
+        let altered = self.alters_defaults && self.transaction == Transaction::Idle;
+        self.alters_defaults &= !self.is_idle();
+        altered
     }
 
     /// Whether definitions may have been committed since this was asked last.

@@ -244,3 +244,35 @@ fn values_travel_in_whatever_encoding_their_client_has() {
     worlds.end();
     stagedoor.finish();
 }
+
+#[test]
+fn what_sessions_begin_with_is_for_those_that_begin_later() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 8 }");
+    let worlds = Worlds::new(cluster, &stagedoor, "defaults", "");
+    worlds.same_with(&|target| target, 2, |clients| {
+        let [before, owner] = clients else { panic!("two clients") };
+        before.query("show work_mem");
+        let database = owner.target().database.clone();
+        let shown = "select current_setting('work_mem'), current_setting('TimeZone')";
+        let alters = ["set work_mem to '7MB'", "set timezone to 'Asia/Tokyo'", "reset all"];
+        for alter in alters {
+            owner.query(&format!("alter database \"{database}\" {alter}"));
+            let mut later = Client::connect(owner.target()).expect("a login");
+            later.query(shown);
+            before.query(shown);
+            later.query(shown);
+            later.query("set work_mem to '1MB'; reset work_mem");
+            later.query(shown);
+            before.transcript.append(&mut later.transcript);
+            later.leave();
+        }
+        owner.query(&format!("begin; alter database \"{database}\" set work_mem to '8MB'; rollback"));
+        let mut later = Client::connect(owner.target()).expect("a login");
+        later.query(shown);
+        before.transcript.append(&mut later.transcript);
+        later.leave();
+    });
+    worlds.end();
+    stagedoor.finish();
+}
