@@ -4,6 +4,7 @@ use crate::support::compare::Worlds;
 use crate::support::frames;
 use crate::support::postgres::Cluster;
 use crate::support::postgres::ROLE;
+use crate::support::postgres::USER;
 use crate::support::raw::Client;
 use crate::support::stagedoor::Stagedoor;
 
@@ -273,6 +274,53 @@ fn what_sessions_begin_with_is_for_those_that_begin_later() {
         before.transcript.append(&mut later.transcript);
         later.leave();
     });
+    worlds.end();
+    stagedoor.finish();
+}
+
+#[test]
+fn who_a_superuser_chooses_to_be_stays_with_it() {
+    let cluster = Cluster::start(30);
+    cluster.admin(&format!("alter role {USER} superuser; create role plain; create role other superuser"));
+    let stagedoor = Stagedoor::start(&cluster, ONE);
+    let worlds = Worlds::new(
+        &cluster,
+        &stagedoor,
+        "authorization",
+        "create table t (a int); grant select on t to plain",
+    );
+    let who = "select session_user, current_user, current_setting('role'), current_setting('is_superuser')";
+    worlds.same_with(&|target| target, 3, |clients| {
+        for sql in [
+            "set session authorization plain",
+            "set role other",
+            "set session authorization other; set role plain",
+        ] {
+            for client in &mut *clients {
+                client.query(who);
+            }
+            clients[0].query(sql);
+            clients[1].query("select count(*) from t; insert into t values (1)");
+            clients[0].query("insert into t values (2)");
+            clients[0].query(who);
+            clients[2].query(&format!("begin; {sql}; rollback"));
+            for client in &mut *clients {
+                client.query(who);
+            }
+            clients[0].query("reset session authorization");
+            clients[0].query(who);
+            clients[0].query("reset role");
+        }
+        clients[1].query(
+            "set session authorization plain; set work_mem to '3MB'; set session_replication_role to replica",
+        );
+        clients[1].query("reset all");
+        clients[1].query("discard all");
+        for client in &mut *clients {
+            client.query(who);
+        }
+    });
+    assert_eq!(worlds.servers(), 1, "settings are shared, not pinned");
     worlds.end();
     stagedoor.finish();
 }
