@@ -203,34 +203,7 @@ pub(super) fn note_effect(client: &mut ClientState, server: &mut ServerState, te
     if effect.has(Effect::CUSTOM) {
         name_custom(client, server, text);
     }
-    let may_set = effect.has(Effect::TOUCHES | Effect::LOCAL);
-    server.reads_otherwise |= may_set && (!client.watched.is_empty() || may_set_reading(text));
     apply(client, server, effect);
-}
-
-/// Whether a text that changes settings may change one of those by which constants are read.
-fn may_set_reading(text: &[u8]) -> bool {
-    const PARTS: [&[u8]; 14] = [
-        b"zone",
-        b"style",
-        b"xml",
-        b"names",
-        b"encoding",
-        b"conforming",
-        b"lc_",
-        b"backslash",
-        b"array_nulls",
-        b"transform",
-        b"set_config",
-        b"pg_settings",
-        b"reset",
-        b"discard",
-    ];
-    PARTS.iter().any(|part| contains(text, part))
-}
-
-fn contains(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
 }
 
 /// Classifies a text; or tells that this server cannot run it, or not now.
@@ -281,7 +254,8 @@ fn can_leave(client: &ClientState, server: &ServerState) -> bool {
 /// Whether a text that changes settings of the transaction may bring `pg_temp` into `search_path`: written out, or
 /// as a parameter of `set_config`.
 fn may_choose_temp(text: &[u8]) -> bool {
-    contains(text, b"search_path") && (contains(text, b"pg_temp") || contains(text, b"set_config"))
+    let has = |word: &[u8]| text.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word));
+    has(b"search_path") && (has(b"pg_temp") || has(b"set_config"))
 }
 
 /// Remembers which custom settings a text names. One that is new to the client is there afterwards, if only empty.

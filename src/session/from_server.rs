@@ -301,7 +301,6 @@ fn note_parameter(client: &mut ClientState, server: &mut ServerState, body: &[u8
         server.reported.set(name, value);
         client.told.set(name, value);
         server.touched = true;
-        server.reads_otherwise = true;
         server.disturb();
     }
 }

@@ -34,8 +34,6 @@ pub struct Text {
     columns: OnceLock<u64>,
     /// The settings under which its client has parsed it, as a number.
     context: u64,
-    /// Those by which its constants were read, where it has any: PostgreSQL reads them once (parse analysis).
-    reading: Option<u64>,
 }
 
 impl Text {
@@ -50,7 +48,6 @@ impl Text {
             schema: 0,
             columns: OnceLock::new(),
             context: 0,
-            reading: None,
         }
     }
 
@@ -60,11 +57,10 @@ impl Text {
         Self { schema, ..self }
     }
 
-    /// The text, parsed under the settings with these numbers.
+    /// The text, parsed under the settings with this number.
     #[must_use]
-    pub fn read_by(self, context: u64, reading: u64) -> Self {
-        let reading = has_constant(&self.behind).then_some(reading);
-        Self { context, reading, ..self }
+    pub fn within(self, context: u64) -> Self {
+        Self { context, ..self }
     }
 
     #[must_use]
@@ -110,8 +106,6 @@ pub struct Names {
     /// By as much of a name as PostgreSQL looks at.
     texts: HashMap<Box<[u8]>, Named>,
     bytes: usize,
-    /// How many of them have constants that were read by settings with this number.
-    readings: HashMap<u64, usize>,
     /// What was changed by messages that the server has not answered, in their order.
     changes: VecDeque<Change>,
     /// What DEALLOCATE statements that are under way name, in their order.
@@ -289,35 +283,14 @@ impl Names {
 
     fn put(&mut self, name: &[u8], named: Option<Named>) -> Option<Named> {
         let bytes = |named: &Option<Named>| named.as_ref().map_or(0, |named| named.text.behind.len());
-        let reading = |named: &Option<Named>| named.as_ref().and_then(|named| named.text.reading);
         self.bytes += bytes(&named);
-        if let Some(reading) = reading(&named) {
-            *self.readings.entry(reading).or_default() += 1;
-        }
         let before = match named {
             Some(named) => self.texts.insert(name.into(), named),
             None => self.texts.remove(name),
         };
         self.bytes -= bytes(&before);
-        if let Some(count) = reading(&before).and_then(|reading| self.readings.get_mut(&reading)) {
-            *count -= 1;
-            self.readings.retain(|_, count| *count > 0);
-        }
         before
     }
-
-    /// Whether constants of a statement were read by other settings than those with this number: parsed anew
-    /// elsewhere, they would be others.
-    #[must_use]
-    pub fn are_read_otherwise(&self, now: u64) -> bool {
-        self.readings.keys().any(|reading| *reading != now)
-    }
-}
-
-/// Whether there may be a quoted constant in a text: `'…'`, or `$…$`, which no parameter looks like.
-pub(super) fn has_constant(text: &[u8]) -> bool {
-    let is_dollar_quote = |pair: &[u8]| matches!(pair, [b'$', next] if !next.is_ascii_digit());
-    memchr::memchr(b'\'', text).is_some() || text.windows(2).any(is_dollar_quote)
 }
 
 /// As much of a name as PostgreSQL looks at.

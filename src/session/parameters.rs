@@ -17,7 +17,6 @@ struct Inner {
     hash: u64,
     context: u64,
     custom: u64,
-    reading: u64,
     temp_path: bool,
 }
 
@@ -26,20 +25,6 @@ pub const APPLICATION_NAME: &str = "application_name";
 pub const SESSION_AUTHORIZATION: &str = "session_authorization";
 pub const CLIENT_ENCODING: &str = "client_encoding";
 const SEARCH_PATH: &str = "search_path";
-
-/// The settings by which the constants of a text are read when it is parsed, and its bytes are.
-const READING: [&str; 10] = [
-    "array_nulls",
-    "backslash_quote",
-    CLIENT_ENCODING,
-    "datestyle",
-    "intervalstyle",
-    "lc_monetary",
-    "standard_conforming_strings",
-    "timezone",
-    "transform_null_equals",
-    "xmloption",
-];
 
 impl Parameters {
     /// The settings of a fresh login.
@@ -64,12 +49,6 @@ impl Parameters {
     #[must_use]
     pub fn custom(&self) -> u64 {
         self.0.as_ref().map_or(0, |inner| inner.custom)
-    }
-
-    /// A number that those share by which constants are read alike; 0 for none.
-    #[must_use]
-    pub fn reading(&self) -> u64 {
-        self.0.as_ref().map_or(0, |inner| inner.reading)
     }
 
     /// Whether `pg_temp` is in `search_path`: where it is first, a table is temporary though no text says so.
@@ -151,10 +130,9 @@ impl FromIterator<(String, Vec<u8>)> for Parameters {
         let hash = fingerprint(&values);
         let context = fingerprint(values.iter().filter(|(name, _)| *name != APPLICATION_NAME));
         let custom = fingerprint(values.keys().filter(|name| name.contains('.')));
-        let reading = fingerprint(values.iter().filter(|(name, _)| READING.contains(&name.as_str())));
         let path = values.get(SEARCH_PATH);
         let temp_path = path.is_some_and(|path| memchr::memmem::find(path, b"pg_temp").is_some());
-        Self(Some(Arc::new(Inner { values, hash, context, custom, reading, temp_path })))
+        Self(Some(Arc::new(Inner { values, hash, context, custom, temp_path })))
     }
 }
 

@@ -170,7 +170,7 @@ impl ClientState {
     #[must_use]
     pub fn left_behind(&self, server: &ServerState) -> Pins {
         let mut pins = server.pins.union(self.taints);
-        if self.unnamed.is_immovable() || self.names.are_read_otherwise(self.parameters.reading()) {
+        if self.unnamed.is_immovable() {
             pins.insert(Pin::PreparedStatement);
         }
         pins
@@ -217,8 +217,6 @@ pub struct ServerState {
     pub(crate) alters_defaults: bool,
     /// The client has sent definitions (DDL) that others may not see yet.
     pub(crate) defines: bool,
-    /// This transaction may have changed the settings by which constants are read.
-    pub(crate) reads_otherwise: bool,
     /// Counts what may have changed settings inside transactions.
     disturbances: u64,
     /// The number of the last one in this transaction.
@@ -247,7 +245,6 @@ impl ServerState {
             recount: false,
             alters_defaults: false,
             defines: false,
-            reads_otherwise: false,
             disturbances: 0,
             disturbed: None,
             pins: Pins::NONE,
@@ -347,7 +344,6 @@ impl ServerState {
 
     /// The settings are known again.
     pub(crate) fn settle(&mut self) {
-        self.reads_otherwise = false;
         if self.disturbed.take().is_some() {
             self.prepared.forget_context(|context| context & DISTURBED != 0);
         }

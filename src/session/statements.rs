@@ -14,7 +14,6 @@ use crate::session::from_client::note_effect;
 use crate::session::from_client::taint;
 use crate::session::from_client::wait;
 use crate::session::names::Text;
-use crate::session::names::has_constant;
 use crate::session::pipeline::Delivery;
 use crate::session::pipeline::Of;
 use crate::session::pipeline::Request;
@@ -155,16 +154,13 @@ fn parse_named(
         return FromClient::ReplaceHead(HEADER_BYTES + name.len());
     }
     // What is no name in the client's encoding is PostgreSQL's to refuse.
-    let is_known_by_name = server.prepared.is_foreign(name)
-        || !name.is_ascii()
-        || (server.reads_otherwise && has_constant(text));
+    let is_known_by_name = server.prepared.is_foreign(name) || !name.is_ascii();
     if is_known_by_name || !received.whole || client.names.is_full(behind_name.len()) {
         note_effect(client, server, text, effect);
         return pass_named(client, server, name, effect, (received.total, out));
     }
-    let (context, reading) = (server.contexts().0, server.parameters.reading());
-    let text = Text::new(behind_name, effect).under(server.schema()).read_by(context, reading);
-    let text = Arc::new(text);
+    let context = server.contexts().0;
+    let text = Arc::new(Text::new(behind_name, effect).under(server.schema()).within(context));
     let id = server.prepared.add(text.clone(), context, segment);
     client.names.change(segment, name, Some(text));
     close_doomed(server, out);
@@ -410,7 +406,6 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
 
 /// Notes what the statement that the client calls `name` may do, once it is certain that the server is asked for it.
 fn take(client: &mut ClientState, server: &mut ServerState, name: &[u8], effect: Effect) {
-    server.reads_otherwise |= effect.has(Effect::TOUCHES | Effect::LOCAL);
     apply(client, server, effect);
     if effect.has(Effect::CUSTOM)
         && let Some(text) = client.names.get(name).cloned()
@@ -502,7 +497,6 @@ fn find_unnamed(client: &mut ClientState, server: &mut ServerState, out: &mut Ve
         }
         server.unnamed = Lies::Statement(token);
     }
-    server.reads_otherwise |= effect.has(Effect::TOUCHES | Effect::LOCAL);
     apply(client, server, effect);
     if effect.has(Effect::CUSTOM) {
         let text = unnamed_text(client);

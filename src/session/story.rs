@@ -401,30 +401,6 @@ fn the_same_text_under_other_settings_is_another_statement() {
 }
 
 #[test]
-fn constants_that_were_read_by_other_settings_keep_their_client() {
-    let mut pair = Pair::new("");
-    tell(&mut pair, "P a|select date '1/2/2026'|| => P stagedoor:1|select date '1/2/2026'||\nS\n< 1\n< Z I");
-    assert_eq!(release(&pair.client, &pair.server), Release::Return);
-    for (set, found, expected) in [
-        ("work_mem = 1", "work_mem=1", Release::Return),
-        ("datestyle = german", "work_mem=1 DateStyle=German", pinned(Pin::PreparedStatement)),
-        ("datestyle to default", "work_mem=1", Release::Return),
-    ] {
-        tell(&mut pair, &format!("Q set {set}|\n< C SET|\n< Z I"));
-        answered(&mut pair.client, &mut pair.server, Some(answer(found)));
-        assert_eq!(release(&pair.client, &pair.server), expected, "{set}");
-        tell(&mut pair, "B |a| => B |stagedoor:1|\nS\n< 2\n< Z I");
-    }
-    tell(&mut pair, "Q begin; set local timezone to 'UTC'|\n< Z T");
-    tell(
-        &mut pair,
-        "P b|select date '1/2/2026'||\nP c|select 2|| => P stagedoor:2|select 2||\nS\n< 1\n< 1\n< Z T",
-    );
-    tell(&mut pair, "Q commit|\n< Z I");
-    assert_eq!(release(&pair.client, &pair.server), Release::Probe, "it lies there by its own name");
-}
-
-#[test]
 fn a_name_that_is_taken_is_refused_by_postgresql_itself() {
     let mut pair = Pair::new("");
     tell(&mut pair, PREPARES);
