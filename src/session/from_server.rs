@@ -142,8 +142,10 @@ fn failed(
         Some(Request::Bind { id, name }) => Some((id, name)),
         _ => None,
     };
-    let number = bound.map_or(0, |(_, name)| name);
-    let name = |id| server.prepared.text(id).and_then(|text| client.names.name_of(number, text));
+    let name = |id| {
+        let number = bound.filter(|(own, _)| *own == id).map_or(0, |(_, name)| name);
+        client.names.name_of(number, server.prepared.text(id).map(|text| &**text))
+    };
     let names = field(body, b'C').is_some_and(|sqlstate| OF_STATEMENTS.contains(&sqlstate));
     let reads = names && received.whole && !client.is_alone();
     let read = if reads { undisguised(body, name) } else { None };

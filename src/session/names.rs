@@ -270,14 +270,15 @@ impl Names {
         }
     }
 
-    /// The name with this number, or else one of `text`, for a message that speaks of it.
+    /// The name with this number, or else one of `text`, for a message that speaks of it. The text is not known any
+    /// more where its statement has had to go meanwhile.
     #[must_use]
-    pub fn name_of(&self, number: u32, text: &Text) -> Option<&[u8]> {
+    pub fn name_of(&self, number: u32, text: Option<&Text>) -> Option<&[u8]> {
         // It may have been closed behind what failed.
         let closed = self.changes.iter().filter_map(|change| change.before.as_ref());
         let mut all = self.texts.values().chain(closed);
         let named = all.clone().find(|named| named.number == number);
-        let named = named.or_else(|| all.find(|named| *named.text == *text));
+        let named = named.or_else(|| all.find(|named| text.is_some_and(|text| *named.text == *text)));
         named.map(|named| &*named.said)
     }
 

@@ -149,13 +149,12 @@ impl Prepared {
         self.last
     }
 
+    /// What is under way stays, so a long batch may bring more for a while.
     fn evict(&mut self) {
-        if self.shelf.len() <= PREPARED_MAX {
-            return;
-        }
-        let settled = self.shelf.iter().filter(|(_, entry)| entry.sent_in.is_none());
-        let oldest = settled.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
-        if let Some(entry) = oldest.and_then(|key| self.shelf.remove(&key)) {
+        while self.shelf.len() > PREPARED_MAX {
+            let settled = self.shelf.iter().filter(|(_, entry)| entry.sent_in.is_none());
+            let oldest = settled.min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
+            let Some(entry) = oldest.and_then(|key| self.shelf.remove(&key)) else { return };
             self.doomed.push(entry.id);
         }
     }
@@ -166,6 +165,7 @@ impl Prepared {
             entry.sent_in = None;
             self.doomed.extend(entry.instead_of.take());
         }
+        self.evict();
     }
 
     /// The Parse of `id` failed or was skipped.

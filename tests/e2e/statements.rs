@@ -105,3 +105,46 @@ fn constants_stay_as_they_were_read_while_their_server_is_the_same() {
     worlds.end();
     stagedoor.finish();
 }
+
+#[test]
+fn more_statements_than_a_server_keeps_are_all_there_in_the_middle_of_a_pipeline() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let worlds =
+        Worlds::new(cluster, &stagedoor, "evicted", "create table t (a int); insert into t values (1)");
+    let all = 0..450;
+    worlds.same_with(&|target| target, 2, |clients| {
+        let name = |number: usize| format!("s{number}");
+        for client in &mut *clients {
+            let parses = all
+                .clone()
+                .map(|number| frames::parse(&name(number), &format!("select {number}, a from t"), &[]));
+            client.send(&[parses.collect::<Vec<_>>().concat(), frames::sync()].concat());
+            client.ready();
+        }
+        for client in &mut *clients {
+            // One batch, in an order in which the oldest are asked for first, and one that fails in the middle.
+            let run = |number: usize| [frames::bind("", &name(number), &[]), frames::execute("", 0)].concat();
+            let whole = all.clone().map(run).collect::<Vec<_>>().concat();
+            client.send(&[whole, frames::sync()].concat());
+            client.ready();
+            // What is wrong with one that has had to go is said in the client's words.
+            let wrong = frames::bind("", &name(0), &[Some("one too many")]);
+            let whole = all.clone().map(run).collect::<Vec<_>>().concat();
+            client.send(&[run(0), whole, wrong, frames::sync()].concat());
+            client.ready();
+            let part = (0..300).map(run).collect::<Vec<_>>().concat();
+            let failing = frames::parse("bad", "selekt", &[]);
+            client.send(&[part.clone(), failing, part, frames::sync()].concat());
+            client.ready();
+            for number in [0, 299, 449] {
+                client.send(&[run(number), frames::sync()].concat());
+                client.ready();
+            }
+        }
+    });
+    let kept = stagedoor.metric("stagedoor_statements_cached", &[]);
+    assert!((1.0..=400.0).contains(&kept), "{kept} statements are kept on two servers");
+    worlds.end();
+    stagedoor.finish();
+}
