@@ -346,7 +346,7 @@ impl<'a> Relay<'a> {
 
     fn digest_client(&mut self, waker: &Waker) -> Result<bool, Outcome> {
         let mut moved = false;
-        self.server.look_at_schema();
+        self.server.look_at_definitions();
         while self.left.is_none() && !self.server.state.pipeline.is_full() {
             let Wires { to_server: flow, client_scanner: scanner, .. } = &mut *self.wires;
             if let Some(nonsense) = nonsense(flow.unscanned()).filter(|_| scanner.at_boundary()) {
@@ -501,7 +501,7 @@ impl<'a> Relay<'a> {
     /// A statement is done.
     fn ready(&mut self) {
         self.calls.done(self.server.state.transaction);
-        self.server.share_schema();
+        self.server.share_definitions();
         let now = Instant::now();
         let since = if self.server.state.pipeline.is_busy() {
             self.busy_since.replace(now)

@@ -139,12 +139,12 @@ impl Server {
     }
 
     /// Learns what others have defined.
-    pub fn look_at_schema(&mut self) {
+    pub fn look_at_definitions(&mut self) {
         self.state.schema_is(self.schema.load(Ordering::Relaxed));
     }
 
-    /// Lets others know where this server's client may have defined something.
-    pub fn share_schema(&mut self) {
+    /// Lets others know where this server's client may have defined something, or what sessions begin with.
+    pub fn share_definitions(&mut self) {
         if self.state.has_defined() {
             self.schema.fetch_add(1, Ordering::Relaxed);
         }

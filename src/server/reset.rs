@@ -73,7 +73,7 @@ pub async fn clean(
     }
     let Remains { flow, scanner, .. } = remains;
     let rested = timeout(CANCELLED, drain(server, client, flow, scanner)).await;
-    server.share_schema();
+    server.share_definitions();
     rested.unwrap_or(Err(Unclean::Busy))?;
     if release(client, &server.state) == Release::Return {
         return Ok(());

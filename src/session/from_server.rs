@@ -130,9 +130,8 @@ fn failed(
     }
     let swept = server.pipeline.failed();
     sweep(client, server, &swept);
-    let is_ours = |expected: Expected| expected.delivery == Delivery::Swallow;
     // It is the client's Query that fails, though it was the Parse before it.
-    server.pipeline.is_told = !swept.is_empty() && server.pipeline.head().is_some_and(is_ours);
+    server.pipeline.is_told = !swept.is_empty() && is_ours(server);
     let fails = swept.first().map(|expected| expected.request);
     if fails == Some(Request::Misfit) && field(body, b'C') == Some("26000") {
         out.extend_from_slice(&misfit().frame());

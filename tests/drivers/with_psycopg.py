@@ -6,7 +6,7 @@ import datetime
 
 import psycopg
 from psycopg import pq, sql
-from world import ASLEEP, ZONES, equal, run_all, sqlstate, test, until
+from world import ASLEEP, ZONES, crowd, equal, run_all, sqlstate, test, until
 
 
 async def connect(**options):
@@ -367,18 +367,7 @@ class Member:
 
 @test
 async def twelve_clients_at_once_find_what_is_theirs():
-    async def be_there(number):
-        member = Member(number)
-        await member.arrive()
-        for turn in range(12):
-            await member.look()
-            await member.act(turn + number)
-        await member.look()
-        return member
-
-    members = await asyncio.gather(*(be_there(number) for number in range(12)))
-    for member in members:
-        await member.connection.close()
+    await crowd(Member, 12)
 
 
 run_all()

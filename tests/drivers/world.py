@@ -60,3 +60,19 @@ async def sqlstate(work):
     except Exception as error:
         return getattr(error, "sqlstate", repr(error))
     return None
+
+
+async def crowd(member, count):
+    """So many members at once: each arrives, looks, and acts by turns."""
+
+    async def be_there(number):
+        one = member(number)
+        await one.arrive()
+        for turn in range(12):
+            await one.look()
+            await one.act(turn + number)
+        await one.look()
+        return one
+
+    for one in await asyncio.gather(*(be_there(number) for number in range(count))):
+        await one.connection.close()

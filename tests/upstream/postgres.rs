@@ -10,15 +10,11 @@ use rcgen::ExtendedKeyUsagePurpose;
 use rcgen::KeyPair;
 use stagedoor::config::model::Address;
 use stagedoor::config::model::AuthMethod;
-use stagedoor::config::model::AuthPolicy;
 use stagedoor::config::model::ChannelBinding;
 use stagedoor::config::model::ClientCertificate;
-use stagedoor::config::model::Negotiation;
 use stagedoor::config::model::Pem;
 use stagedoor::config::model::Roots;
 use stagedoor::config::model::TlsMode;
-use stagedoor::config::model::TlsPolicy;
-use stagedoor::config::model::TlsVersion;
 use stagedoor::config::model::Upstream;
 use stagedoor::config::secret::Secret;
 use stagedoor::server::cancel::cancel;
@@ -27,6 +23,7 @@ use stagedoor::server::connect::Stage;
 use stagedoor::server::connection::ExchangeError;
 use stagedoor::server::connection::Server;
 
+use crate::scripted;
 use crate::scripted::Authority;
 use crate::support::front::Front;
 use crate::support::front::Play;
@@ -37,23 +34,8 @@ use crate::support::postgres::USER;
 
 fn upstream(postgres: &Postgres) -> Upstream {
     let ca = fs::read_to_string(&postgres.ca).unwrap();
-    Upstream {
-        name: format!("localhost:{}", postgres.port),
-        address: Address::Tcp { host: "localhost".to_owned(), port: postgres.port },
-        tls: TlsPolicy {
-            mode: TlsMode::VerifyFull,
-            version_min: TlsVersion::V1_2,
-            roots: Roots::Only(vec![Pem { text: ca, origin: "ssl.ca".to_owned() }]),
-            client_certificate: None,
-            server_name: None,
-            negotiation: Negotiation::Postgres,
-            crls: Vec::new(),
-            channel_binding: ChannelBinding::Prefer,
-        },
-        auth: AuthPolicy { allow: [].into() },
-        servers_max: 2,
-        connect_timeout: Duration::from_secs(10),
-    }
+    let connect_timeout = Duration::from_secs(10);
+    Upstream { connect_timeout, ..scripted::upstream(postgres.port, "localhost", &ca) }
 }
 
 /// Logs in as `user` and asks who it is and whether the session is TLS.
