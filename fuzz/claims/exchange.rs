@@ -224,7 +224,7 @@ impl Pair {
         if let Some((sql, settings)) = hand_over(&self.client, &self.server) {
             assert!(!sql.is_empty() && !sql.contains(&0));
             whole_frames(&self.server.asked(), 0);
-            self.server.parameters = settings;
+            self.server.speak_with(settings);
         }
         assert_eq!(hand_over(&self.client, &self.server), None, "a hand-over is one statement");
         true

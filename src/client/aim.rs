@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -16,9 +14,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio::time::timeout_at;
 
-use crate::server::cancel::cancel;
+use crate::server::cancel::CancelTarget;
+use crate::server::cancel::Delivery;
 use crate::server::connect::ConnectError;
-use crate::server::connection::CancelAddress;
 
 /// How long a call and the client that it means wait for each other. Then the one finds no such backend, or the
 /// other goes on without its server.
@@ -83,20 +81,9 @@ enum Target {
     #[default]
     Resting,
     Waiting,
-    Leased(Arc<Mark>),
+    Leased(Arc<CancelTarget>),
     /// We ask its server something between two statements of its own.
-    Asking(Arc<Mark>),
-}
-
-/// The server of one lease, as cancels know it.
-#[derive(Debug)]
-struct Mark {
-    address: CancelAddress,
-    /// How many cancels have asked for it to be signalled.
-    asked: AtomicU64,
-    /// How many of them had asked when the last CancelRequest was sent. Held while one is sent, so that a
-    /// flood of cancels opens one connection for each server at a time.
-    served: tokio::sync::Mutex<u64>,
+    Asking(Arc<CancelTarget>),
 }
 
 /// What a cancel found.
@@ -127,13 +114,11 @@ impl Aim {
     ///
     /// # Errors
     /// Where it has.
-    pub fn lease(&self, address: &CancelAddress) -> Result<(), Cancelled> {
-        let (asked, served) = (AtomicU64::default(), tokio::sync::Mutex::default());
-        let mark = Arc::new(Mark { address: address.clone(), asked, served });
+    pub fn lease(&self, server: &Arc<CancelTarget>) -> Result<(), Cancelled> {
         let mut state = self.state();
         let cancelled = state.cancelled;
         state.called = state.is_called();
-        state.turn(|_| if cancelled { Target::Resting } else { Target::Leased(mark) });
+        state.turn(|_| if cancelled { Target::Resting } else { Target::Leased(server.clone()) });
         if cancelled { Err(Cancelled) } else { Ok(()) }
     }
 
@@ -141,13 +126,13 @@ impl Aim {
     /// a connection of the client's own they would find nothing to cancel, or its next statement. Waits until none
     /// is under way.
     pub async fn pause(&self) {
-        self.turn(|target| if let Target::Leased(mark) = target { Target::Asking(mark) } else { target });
+        self.turn(|target| if let Target::Leased(server) = target { Target::Asking(server) } else { target });
         self.settle().await;
     }
 
     /// The client goes on with the server that it holds.
     pub fn resume(&self) {
-        self.turn(|target| if let Target::Asking(mark) = target { Target::Leased(mark) } else { target });
+        self.turn(|target| if let Target::Asking(server) = target { Target::Leased(server) } else { target });
     }
 
     /// The client has got no server.
@@ -157,19 +142,27 @@ impl Aim {
 
     /// The client needs its server no more. Waits until nobody aims at it.
     pub async fn rest(&self) -> Rest {
-        let deadline = Instant::now() + CALL_PATIENCE;
-        let rest = loop {
-            let changed = self.changed.notified();
-            let rest = self.state().rest(Instant::now() >= deadline);
-            if let Some(rest) = rest {
-                break rest;
-            }
-            // What ends it is asked at the top.
-            let _ = timeout_at(deadline, changed).await;
+        let rest = self.state().rest(false);
+        let rest = match rest {
+            Some(rest) => rest,
+            None => self.rest_in_time().await,
         };
         self.changed.notify_waiters();
         self.settle().await;
         rest
+    }
+
+    async fn rest_in_time(&self) -> Rest {
+        let deadline = Instant::now() + CALL_PATIENCE;
+        loop {
+            let changed = self.changed.notified();
+            let rest = self.state().rest(Instant::now() >= deadline);
+            if let Some(rest) = rest {
+                return rest;
+            }
+            // What ends it is asked at the top.
+            let _ = timeout_at(deadline, changed).await;
+        }
     }
 
     fn turn(&self, to: impl FnOnce(Target) -> Target) {
@@ -202,8 +195,8 @@ impl Aim {
     /// As [`Self::take`]; `None` while we ask its server something.
     fn try_take(self: &Arc<Self>) -> Option<Aimed> {
         let mut state = self.state();
-        let mark = match &state.target {
-            Target::Leased(mark) => mark.clone(),
+        let server = match &state.target {
+            Target::Leased(server) => server.clone(),
             Target::Waiting => {
                 state.cancelled = true;
                 self.cancelled.notify_waiters();
@@ -213,7 +206,7 @@ impl Aim {
             Target::Asking(_) => return None,
         };
         state.under_way += 1;
-        Some(Aimed::Server(Hold { aim: self.clone(), mark }))
+        Some(Aimed::Server(Hold { aim: self.clone(), server }))
     }
 }
 
@@ -267,7 +260,7 @@ impl Call {
     pub fn server(&self, waker: &Waker) -> Option<i32> {
         let mut state = self.aim.state();
         match &state.target {
-            Target::Leased(mark) => return Some(mark.address.process_id),
+            Target::Leased(server) => return Some(server.process_id),
             Target::Resting => self.aim.summoned.notify_one(),
             Target::Waiting | Target::Asking(_) => {}
         }
@@ -288,43 +281,27 @@ impl Drop for Call {
 #[derive(Debug)]
 pub struct Hold {
     aim: Arc<Aim>,
-    mark: Arc<Mark>,
-}
-
-/// How a cancel reached its server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
-    Sent,
-    /// A CancelRequest that was sent after this one had come served both.
-    Joined,
+    server: Arc<CancelTarget>,
 }
 
 impl Hold {
     /// The process id of the server.
     #[must_use]
     pub fn process_id(&self) -> i32 {
-        self.mark.address.process_id
+        self.server.process_id
     }
 
     #[must_use]
     pub fn upstream(&self) -> &str {
-        &self.mark.address.dialer.upstream.name
+        &self.server.dialer.upstream.name
     }
 
     /// Has the server signalled.
     ///
     /// # Errors
-    /// As [`cancel`]. Who joined a request that failed is not told.
+    /// As [`CancelTarget::deliver`].
     pub async fn deliver(&self) -> Result<Delivery, ConnectError> {
-        let Mark { address, asked, served } = &*self.mark;
-        let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
-        let mut served = served.lock().await;
-        if *served >= number {
-            return Ok(Delivery::Joined);
-        }
-        *served = asked.load(Ordering::Relaxed);
-        cancel(&address.dialer, address.peer, address.process_id, &address.secret_key).await?;
-        Ok(Delivery::Sent)
+        self.server.deliver().await
     }
 }
 

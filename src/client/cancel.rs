@@ -5,10 +5,10 @@ use tracing::info;
 use tracing::warn;
 
 use crate::client::aim::Aimed;
-use crate::client::aim::Delivery;
 use crate::client::aim::Hold;
 use crate::client::registry::Registry;
 use crate::metrics::registry::Metrics;
+use crate::server::cancel::Delivery;
 
 /// Passes a CancelRequest on. Says nothing to whoever sent it, as PostgreSQL does
 /// (protocol-flow, "Canceling Requests in Progress"); one line in the log says what came of it.

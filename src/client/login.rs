@@ -311,7 +311,7 @@ async fn greet(
         client.told = greeting;
         return Ok(client);
     }
-    let lease = pool.checkout(&client, policy.acquire_timeout).await.map_err(|error| {
+    let lease = pool.checkout(&client, Instant::now(), policy.acquire_timeout).await.map_err(|error| {
         metrics.acquire_failed(error.failure());
         error.refusal().fatal_too()
     })?;

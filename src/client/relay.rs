@@ -107,6 +107,8 @@ pub struct Relay<'a> {
     deadline: Option<Pin<Box<Sleep>>>,
     /// The server said why it ends.
     farewell: bool,
+    /// When this turn of the loop began: a clock is not asked for each frame.
+    now: Instant,
     busy_since: Option<Instant>,
     began: Option<Instant>,
     /// What this client's `pg_cancel_backend` means: those clients stay where they are until it is done.
@@ -139,6 +141,7 @@ impl<'a> Relay<'a> {
             passed_on: false,
             deadline: None,
             farewell: false,
+            now: Instant::now(),
             busy_since: None,
             began: None,
             calls: Calls::default(),
@@ -151,7 +154,14 @@ impl<'a> Relay<'a> {
     ///
     /// Not cancel-safe: where the future is dropped, client and server must be closed.
     pub async fn run(&mut self, mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> Outcome {
-        poll_fn(|cx| self.poll(cx, goodbye.as_mut())).await
+        let mut is_first = true;
+        poll_fn(|cx| {
+            if !std::mem::take(&mut is_first) {
+                self.now = Instant::now();
+            }
+            self.poll(cx, goodbye.as_mut())
+        })
+        .await
     }
 
     fn poll(
@@ -162,14 +172,13 @@ impl<'a> Relay<'a> {
         loop {
             match self.step(cx) {
                 Err(outcome) => return Poll::Ready(outcome),
-                Ok(moved) => {
+                Ok(goes_on) => {
                     if let Some(outcome) = self.outcome() {
                         return Poll::Ready(outcome);
                     }
-                    if !moved {
+                    if !goes_on {
                         break;
                     }
-                    self.postpone();
                 }
             }
         }
@@ -187,16 +196,20 @@ impl<'a> Relay<'a> {
         Poll::Pending
     }
 
-    /// Moves what can be moved, once in each direction. Tells whether anything was.
+    /// Moves what can be moved, once in each direction. Tells whether more may be moved, or must be looked for: what
+    /// was sent to the server makes room for what is read in the same step, everything else for the next one.
     fn step(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
-        let mut moved = self.digest_client(cx.waker())?;
-        moved |= self.pass_on();
-        moved |= self.write_server(cx)?;
-        moved |= self.read_server(cx)?;
-        moved |= self.digest_server()?;
-        moved |= self.write_client(cx)?;
-        moved |= self.read_client(cx);
-        Ok(moved)
+        let mut has_sent = self.digest_client(cx.waker())?;
+        has_sent |= self.pass_on();
+        has_sent |= self.write_server(cx)?;
+        let mut goes_on = self.read_server(cx)?;
+        goes_on |= self.digest_server()?;
+        goes_on |= self.write_client(cx)?;
+        goes_on |= self.read_client(cx);
+        if has_sent || goes_on {
+            self.postpone();
+        }
+        Ok(goes_on)
     }
 
     /// Whether there is anything to tell the caller.
@@ -242,7 +255,7 @@ impl<'a> Relay<'a> {
     /// Something has moved.
     fn postpone(&mut self) {
         if let Some(deadline) = &mut self.deadline {
-            deadline.as_mut().reset(Instant::now() + FAREWELL);
+            deadline.as_mut().reset(self.now + FAREWELL);
         }
     }
 
@@ -422,9 +435,8 @@ impl<'a> Relay<'a> {
             }
         }
         if !was_busy && self.server.state.pipeline.is_busy() {
-            let now = Instant::now();
-            self.busy_since = Some(now);
-            self.began.get_or_insert(now);
+            self.busy_since = Some(self.now);
+            self.began.get_or_insert(self.now);
         }
         Ok(())
     }
@@ -502,7 +514,7 @@ impl<'a> Relay<'a> {
     fn ready(&mut self) {
         self.calls.done(self.server.state.transaction);
         self.server.share_definitions();
-        let now = Instant::now();
+        let now = self.now;
         let since = if self.server.state.pipeline.is_busy() {
             self.busy_since.replace(now)
         } else {

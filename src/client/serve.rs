@@ -204,7 +204,7 @@ impl Client {
                 None => return Ok(()),
             },
         };
-        lease.server.holders.hold(lease.server.address.process_id, self.registered.slot.process_id);
+        lease.server.held_by(self.registered.slot.process_id);
         let (lease, end) = self.hold(lease, goodbye).await;
         // Whatever is under way to this server must not hit whoever gets it next.
         let rest = self.registered.slot.aim.rest().await;
@@ -245,10 +245,10 @@ impl Client {
     /// A server for a client that has said nothing, because somebody else means it: only PostgreSQL can say who
     /// may signal whom. `None` where none is to be had soon.
     async fn come(&self) -> Option<Lease> {
-        let lease =
-            self.pool.checkout(&self.state, CALL_PATIENCE.min(self.policy.acquire_timeout)).await.ok()?;
+        let patience = CALL_PATIENCE.min(self.policy.acquire_timeout);
+        let lease = self.pool.checkout(&self.state, Instant::now(), patience).await.ok()?;
         let lease = speak_as(&self.state, lease, &self.metrics).await.ok()?;
-        if self.registered.slot.aim.lease(&lease.server.address).is_err() {
+        if self.registered.slot.aim.lease(&lease.server.target).is_err() {
             lease.release();
             return None;
         }
@@ -268,7 +268,7 @@ impl Client {
         aim.wait();
         let lease = tokio::select! {
             biased;
-            lease = self.pool.checkout(&self.state, self.policy.acquire_timeout) => lease,
+            lease = self.pool.checkout(&self.state, began, self.policy.acquire_timeout) => lease,
             () = cancelled => {
                 self.metrics.acquire_failed(AcquireFailure::Cancelled);
                 return Err(cancelled_while_waiting());
@@ -276,7 +276,7 @@ impl Client {
         };
         let lease = lease.map_err(|error| self.missed(&error))?;
         let lease = speak_as(&self.state, lease, &self.metrics).await?;
-        if aim.lease(&lease.server.address).is_err() {
+        if aim.lease(&lease.server.target).is_err() {
             lease.release();
             self.metrics.acquire_failed(AcquireFailure::Cancelled);
             return Err(cancelled_while_waiting());
@@ -304,7 +304,7 @@ impl Client {
         mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
     ) -> (Lease, Held) {
         let mut pinned = Pins::NONE;
-        let mut since = Instant::now();
+        let mut since = None;
         loop {
             let activity = if pinned.is_empty() { Activity::Active } else { Activity::Pinned };
             let present = Present::new(&self.metrics, activity);
@@ -330,7 +330,7 @@ impl Client {
                     Ok(Release::Pinned(pins)) => {
                         self.count_pins(pinned, pins);
                         pinned = pins;
-                        since = Instant::now();
+                        since = Some(Instant::now());
                         continue;
                     }
                     Ok(Release::Keep | Release::Probe) => continue,
@@ -394,7 +394,8 @@ impl Client {
         }
     }
 
-    fn note_pins(&self, pinned: Pins, since: Instant) {
+    fn note_pins(&self, pinned: Pins, since: Option<Instant>) {
+        let Some(since) = since else { return };
         for pin in pinned.iter() {
             self.metrics.pinned_seconds(pin.reason(), since.elapsed().as_secs_f64());
         }
@@ -522,7 +523,7 @@ async fn make_speak(
     if let Some((sql, settings)) = hand_over(state, &server.state) {
         metrics.handovers_total.inc();
         server.exchange(&sql, &mut Vec::new()).await?;
-        server.state.parameters = settings;
+        server.state.speak_with(settings);
     }
     if server.state.must_forget_sequences(state) {
         server.exchange(b"DISCARD SEQUENCES", &mut Vec::new()).await?;

@@ -102,7 +102,9 @@ impl<S> Book<S> {
         let speaks = |idle: &Idle<S>| fit.allows(&idle.fit) && idle.fit.state == fit.state;
         let named = |idle: &Idle<S>| speaks(idle) && idle.fit.name == fit.name;
         let at = self.idle.iter().rposition(named).or_else(|| self.idle.iter().rposition(speaks))?;
-        self.misses.remove(&fit.state);
+        if !self.misses.is_empty() {
+            self.misses.remove(&fit.state);
+        }
         Some(self.idle.remove(at).server)
     }
 

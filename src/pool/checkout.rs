@@ -286,10 +286,10 @@ impl UpstreamPools {
         let now = Instant::now();
         server.statements.store(server.state.statements(), Ordering::Relaxed);
         let mut expires = server.expires;
-        if !Arc::ptr_eq(&server.address.dialer, &self.dialer.load()) {
+        if !Arc::ptr_eq(&server.target.dialer, &self.dialer.load()) {
             expires = expires.min(now + RETIREMENT.mul_f64(jitter() / 2.0));
         }
-        let returned = Returned { fit: server.state.fit(), expires: expires.into_std(), server };
+        let returned = Returned { fit: *server.state.fit(), expires: expires.into_std(), server };
         let mut desk = self.desk();
         let granted = desk.ledger.give_back(pool.id, returned, now.into_std());
         desk.hand_out(granted);
@@ -382,7 +382,8 @@ impl Pool {
         })
     }
 
-    /// A server of this pool that can be made to speak as `client`, best one that does already.
+    /// A server of this pool that can be made to speak as `client`, best one that does already. The client has waited
+    /// since `began`, and does so for `patience`.
     ///
     /// Cancel-safe: a client that gives up leaves the queue, and what it was granted goes to the next.
     ///
@@ -391,12 +392,12 @@ impl Pool {
     pub async fn checkout(
         self: &Arc<Self>,
         client: &ClientState,
+        began: Instant,
         patience: Duration,
     ) -> Result<Lease, CheckoutError> {
-        let began = Instant::now();
         let deadline = began + patience;
         loop {
-            let grant = self.grant(&client.fit(), began, deadline).await?;
+            let grant = self.grant(client.fit(), began, deadline).await?;
             let place = Place::new(self.clone());
             let opened = match grant {
                 Grant::Server(mut server) => {
@@ -542,7 +543,7 @@ impl Pool {
         let lifetime = self.policy.lifetime_max.mul_f64(jitter());
         let server = Server::new(connected, dialer, &self.database, lifetime).await;
         let mut server = server.inspect_err(|_| metrics.connect_failed(Stage::Startup.label()))?;
-        server.holders = self.upstream.holders.clone();
+        server.enter(&self.upstream.holders);
         self.note_statements(&server.statements);
         server.schema = self.upstream.schema.clone();
         server.defaults = self.upstream.defaults.clone();
@@ -614,8 +615,9 @@ impl Drop for Waiting<'_> {
         let upstream = &self.pool.upstream;
         {
             let mut desk = upstream.desk();
-            desk.waiters.remove(&self.ticket);
-            desk.ledger.abandon(self.ticket);
+            if desk.waiters.remove(&self.ticket).is_some() {
+                desk.ledger.abandon(self.ticket);
+            }
         }
         match self.receiver.try_recv() {
             Ok(Grant::Server(server)) => upstream.give_back(self.pool, server),

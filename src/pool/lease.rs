@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use crate::pool::checkout::Pool;
 use crate::server::connection::Server;
 
@@ -38,13 +36,11 @@ impl Drop for Place {
 pub struct Lease {
     pub server: Box<Server>,
     place: Place,
-    /// When the client took it.
-    pub since: Instant,
 }
 
 impl Lease {
     pub(crate) fn new(server: Box<Server>, place: Place) -> Self {
-        Self { server, place, since: Instant::now() }
+        Self { server, place }
     }
 
     /// Gives a clean server back: to the next client that waits, or to rest.

@@ -1,7 +1,7 @@
 //! The bookkeeping of one upstream: which servers are idle, how many there are, who waits and who is next.
 //! Pure: `now` is an argument, and what is to be done comes back as a value.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::time::Duration;
 use std::time::Instant;
@@ -60,7 +60,8 @@ pub struct Ledger<S> {
     budget: usize,
     /// Servers that are open, being opened or being closed.
     open: usize,
-    pools: HashMap<PoolId, Book<S>>,
+    /// Few, and looked up with every lease.
+    pools: BTreeMap<PoolId, Book<S>>,
     queue: VecDeque<Waiter>,
     next_ticket: Ticket,
 }
@@ -84,7 +85,7 @@ pub struct Returned<S> {
 impl<S> Ledger<S> {
     #[must_use]
     pub fn new(budget: usize) -> Self {
-        Self { budget, open: 0, pools: HashMap::new(), queue: VecDeque::new(), next_ticket: 0 }
+        Self { budget, open: 0, pools: BTreeMap::new(), queue: VecDeque::new(), next_ticket: 0 }
     }
 
     /// Makes a pool known. Its id is the caller's.

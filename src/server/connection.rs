@@ -1,7 +1,7 @@
 //! One connection to PostgreSQL: the socket, what the server has been told, and questions of our own to it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio::time::timeout;
 
 use crate::net::stream::Stream;
+use crate::server::cancel::CancelTarget;
 use crate::server::connect::Connected;
 use crate::server::connect::Dialer;
 use crate::server::holders::Holders;
@@ -46,9 +47,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Server {
     pub stream: Stream,
     pub state: ServerState,
-    pub address: CancelAddress,
+    /// What a CancelRequest must name.
+    pub target: Arc<CancelTarget>,
     /// Which client holds which server of this upstream; its pool's.
     pub holders: Arc<Holders>,
+    /// Its own entry there.
+    holder: Arc<AtomicI32>,
     /// How often definitions have changed on this upstream, as far as clients of ours changed them.
     pub schema: Arc<AtomicU64>,
     /// How often it was changed what sessions of this upstream begin with, likewise.
@@ -60,21 +64,6 @@ pub struct Server {
     pub opened: Instant,
     /// When its lifetime ends.
     pub expires: Instant,
-}
-
-/// What a CancelRequest must name.
-#[derive(Clone)]
-pub struct CancelAddress {
-    pub dialer: Arc<Dialer>,
-    pub peer: Option<SocketAddr>,
-    pub process_id: i32,
-    pub secret_key: Vec<u8>,
-}
-
-impl std::fmt::Debug for CancelAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "process {} at {:?}", self.process_id, self.peer)
-    }
 }
 
 /// Why a question of ours had no answer.
@@ -96,7 +85,7 @@ pub enum ExchangeError {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.holders.forget(self.address.process_id);
+        self.holders.forget(self.target.process_id, &self.holder);
     }
 }
 
@@ -119,13 +108,14 @@ impl Server {
         let mut server = Self {
             stream: connected.stream,
             state: ServerState::new(reported.clone(), Answer::default(), Parameters::none()),
-            address: CancelAddress {
+            target: Arc::new(CancelTarget::new(
                 dialer,
-                peer: connected.peer,
-                process_id: connected.process_id,
-                secret_key: connected.secret_key,
-            },
+                connected.peer,
+                connected.process_id,
+                connected.secret_key,
+            )),
             holders: Arc::default(),
+            holder: Arc::default(),
             schema: Arc::default(),
             defaults: Arc::default(),
             database: database.to_owned(),
@@ -136,6 +126,17 @@ impl Server {
         let answer = server.probe(PROBE.as_bytes(), &mut Vec::new()).await?;
         server.state = ServerState::new(reported, answer, connected.startup);
         Ok(server)
+    }
+
+    /// It is one of those of `holders`.
+    pub fn enter(&mut self, holders: &Arc<Holders>) {
+        self.holder = holders.enter(self.target.process_id);
+        self.holders = holders.clone();
+    }
+
+    /// The client with the process id `holder` takes it.
+    pub fn held_by(&self, holder: i32) {
+        self.holder.store(holder, Ordering::Relaxed);
     }
 
     /// Learns what others have defined.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::server::cancel::cancel;
 use crate::server::connection::ExchangeError;
 use crate::server::connection::Server;
 use crate::session::from_client::Received;
@@ -64,9 +63,8 @@ pub async fn clean(
     remains: Remains<'_>,
 ) -> Result<(), Unclean> {
     if !server.state.pipeline.is_settled() {
-        let address = server.address.clone();
         // A cancel that fails leaves the server busy, and the time-out closes it.
-        let _ = cancel(&address.dialer, address.peer, address.process_id, &address.secret_key).await;
+        let _ = server.target.signal().await;
     }
     if !remains.whole {
         return Err(Unclean::HalfFrame);

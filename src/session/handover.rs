@@ -33,7 +33,7 @@ impl Fit {
 #[must_use]
 pub fn suits(client: &ClientState, server: &ServerState) -> bool {
     let known = |name| client.parameters.get(name).is_some() || client.startup().get(name).is_some();
-    server.parameters.custom_names().all(known) && (!client.is_strict() || client.has_name_of(server))
+    server.parameters().custom_names().all(known) && (!client.is_strict() || client.has_name_of(server))
 }
 
 /// The statement that makes `server` what `client` has a right to find, and the settings that it will have then;
@@ -43,7 +43,7 @@ pub fn hand_over(client: &ClientState, server: &ServerState) -> Option<(Vec<u8>,
     let want = client.wanted_on(server);
     // Values are in the encoding of the client to whom they were told.
     let encoding = client.told.get(CLIENT_ENCODING).unwrap_or_default();
-    Some((difference(&server.parameters, want, encoding)?, want.clone()))
+    Some((difference(server.parameters(), want, encoding)?, want.clone()))
 }
 
 /// The settings of a StartupMessage but for `application_name`: only servers that began with the same ones are

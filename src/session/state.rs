@@ -40,12 +40,12 @@ pub struct ClientState {
     pub parameters: Parameters,
     /// The same, with the `application_name` that it began with: for servers that began with another one.
     lent: Parameters,
+    /// Which servers go with it. Kept, because it is asked for with every lease.
+    fit: Fit,
     /// Custom settings that it has named.
     custom: BTreeSet<String>,
     /// Functions of which it is known that they may touch the session, although no text shows it.
     pub(crate) watched: Box<[String]>,
-    /// Whether it goes back to what it began with, so that its server must have begun alike.
-    strict: bool,
     /// Of what it said about sequences the last may have used one, and not only forgotten them.
     pub(crate) sequences_last: bool,
     /// It is about to ask what a sequence said last, and not of another client's doing.
@@ -72,9 +72,9 @@ impl ClientState {
             startup,
             parameters: Parameters::none(),
             lent: Parameters::none(),
+            fit: Fit::default(),
             custom,
             watched: Box::default(),
-            strict: false,
             sequences_last: false,
             asks_sequences: false,
             told: Reported::default(),
@@ -84,6 +84,7 @@ impl ClientState {
             signal_statements: HashSet::new(),
             next_token: u64::from(id) << 32,
         };
+        client.fit.name = name_of(&client.startup);
         client.believe(Parameters::none());
         client
     }
@@ -107,6 +108,8 @@ impl ClientState {
         let is_own = parameters.get(APPLICATION_NAME).is_none_or(|now| now == name);
         self.parameters = if is_own { parameters.without(APPLICATION_NAME) } else { parameters };
         self.lent = self.parameters.named(name);
+        self.fit.state = self.lent.hash();
+        self.fit.custom = self.parameters.custom();
     }
 
     /// What `server` must have been told to speak as this client.
@@ -122,23 +125,18 @@ impl ClientState {
 
     #[must_use]
     pub(crate) const fn is_strict(&self) -> bool {
-        self.strict
+        self.fit.strict
     }
 
     /// It goes back to what it began with: from now on it gets servers that began alike.
     pub(crate) const fn be_strict(&mut self) {
-        self.strict = true;
+        self.fit.strict = true;
     }
 
     /// Which servers go with it.
     #[must_use]
-    pub fn fit(&self) -> Fit {
-        Fit {
-            state: self.lent.hash(),
-            custom: self.parameters.custom(),
-            name: name_of(&self.startup),
-            strict: self.strict,
-        }
+    pub const fn fit(&self) -> &Fit {
+        &self.fit
     }
 
     /// It names a custom setting. Tells whether that may be new to it.
@@ -157,7 +155,7 @@ impl ClientState {
     /// Gives it one server for its life, which began as it did.
     pub const fn be_alone(&mut self) {
         self.taints.insert(Pin::Session);
-        self.strict = true;
+        self.be_strict();
     }
 
     /// Whether its server is nobody else's before it leaves: then nothing is asked, and names stay as they are.
@@ -196,7 +194,9 @@ pub struct ServerState {
     /// What it was logged in with: what RESET goes back to.
     startup: Parameters,
     /// The session settings in force beyond those of `startup`, as far as we caused or were told them.
-    pub parameters: Parameters,
+    parameters: Parameters,
+    /// Which clients it goes with.
+    fit: Fit,
     /// What ParameterStatus said last.
     pub reported: Reported,
     /// Who it is by login.
@@ -229,9 +229,10 @@ impl ServerState {
     /// A server fresh from login with the settings `startup`, and its answer to the first probe.
     #[must_use]
     pub fn new(reported: Reported, answer: Answer, startup: Parameters) -> Self {
-        Self {
+        let mut server = Self {
             transaction: Transaction::Idle,
             pipeline: Pipeline::default(),
+            fit: Fit { name: name_of(&startup), ..Fit::default() },
             startup,
             parameters: Parameters::none(),
             reported,
@@ -248,7 +249,23 @@ impl ServerState {
             disturbances: 0,
             disturbed: None,
             pins: Pins::NONE,
-        }
+        };
+        server.speak_with(Parameters::none());
+        server
+    }
+
+    /// The session settings in force, beyond those of its login.
+    #[must_use]
+    pub const fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// These are the settings in force now, beyond those of its login.
+    pub fn speak_with(&mut self, parameters: Parameters) {
+        let name = self.startup.get(APPLICATION_NAME).unwrap_or_default();
+        self.fit.state = parameters.named(name).hash();
+        self.fit.custom = parameters.custom();
+        self.parameters = parameters;
     }
 
     /// Nothing is owed and no transaction is open.
@@ -268,14 +285,8 @@ impl ServerState {
 
     /// Which clients it goes with.
     #[must_use]
-    pub fn fit(&self) -> Fit {
-        let name = self.startup.get(APPLICATION_NAME).unwrap_or_default();
-        Fit {
-            state: self.parameters.named(name).hash(),
-            custom: self.parameters.custom(),
-            name: name_of(&self.startup),
-            strict: false,
-        }
+    pub const fn fit(&self) -> &Fit {
+        &self.fit
     }
 
     /// Whether tables may be temporary without any text saying so.
@@ -359,7 +370,7 @@ impl ServerState {
     /// `DISCARD ALL` was answered, and then a probe: what it leaves are custom settings, as they began or empty.
     pub fn cleaned(&mut self, answer: Answer) {
         self.pins = answer.pins;
-        self.parameters = answer.parameters(&self.login, &self.startup);
+        self.speak_with(answer.parameters(&self.login, &self.startup));
         self.touched = false;
         self.recount = false;
         self.unnamed = Lies::Unknown;
@@ -420,7 +431,7 @@ pub fn answered(client: &mut ClientState, server: &mut ServerState, answer: Opti
     if recount {
         server.prepared.are(&answer.ours);
     }
-    server.parameters = answer.parameters(&server.login, &server.startup);
+    server.speak_with(answer.parameters(&server.login, &server.startup));
     // What is not set any more was reset, and RESET goes back to what the client started with.
     client.believe(server.parameters.clone());
 }

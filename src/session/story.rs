@@ -259,7 +259,7 @@ fn a_server_is_made_to_speak_as_its_client() {
     let mut pair = Pair::new("application_name=x").elsewhere("application_name=y");
     let (sql, wanted) = hand_over(&pair.client, &pair.server).unwrap();
     assert_eq!(sql, b"SELECT pg_catalog.set_config(E'application_name',E'x',false)");
-    pair.server.parameters = wanted;
+    pair.server.speak_with(wanted);
     assert_eq!(hand_over(&pair.client, &pair.server), None);
     answered(&mut pair.client, &mut pair.server, Some(answer("search_path=a application_name=x")));
     assert_eq!(hand_over(&pair.client, &pair.server), None);
@@ -299,7 +299,7 @@ fn a_custom_setting_goes_with_its_client_and_never_to_another() {
     assert_eq!(release(&pair.client, &pair.server), Release::Return);
     let stranger = ClientState::new(2, Parameters::none());
     assert!(!suits(&stranger, &pair.server), "it would find it empty");
-    assert!(pair.client.fit().allows(&pair.server.fit()) && !stranger.fit().allows(&pair.server.fit()));
+    assert!(pair.client.fit().allows(pair.server.fit()) && !stranger.fit().allows(pair.server.fit()));
     let elsewhere = pair.elsewhere("");
     let (sql, _) = hand_over(&elsewhere.client, &elsewhere.server).unwrap();
     assert_eq!(sql, b"SELECT pg_catalog.set_config(E'my.setting',E'1',false)");

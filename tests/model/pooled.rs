@@ -341,7 +341,7 @@ impl World {
     fn acquire(&mut self, at: usize) -> Result<(), Wrong> {
         let client = &mut self.clients[at];
         let pool = client.pool;
-        match self.ledger.request(pool, &client.state.fit(), self.now) {
+        match self.ledger.request(pool, client.state.fit(), self.now) {
             Request::Granted(grant) => {
                 client.phase = Phase::Granted(grant);
                 let first = self.queue.iter().find(|waiter| self.clients[waiter.client].pool == pool);
@@ -429,7 +429,7 @@ impl World {
                 eprintln!("{at} = {}", sql.escape_ascii());
             }
             server.exchange(&sql)?.map_err(|error| format!("a hand-over failed: {error:?}"))?;
-            server.state.parameters = settings;
+            server.state.speak_with(settings);
         }
         if server.state.must_forget_sequences(&client.state) {
             server.exchange(b"DISCARD SEQUENCES")?.map_err(|error| format!("{error:?}"))?;
@@ -450,7 +450,7 @@ impl World {
     fn give_back(&mut self, pool: PoolId, mut server: Box<Server>) -> Result<(), Wrong> {
         server.is_clean()?;
         let returned =
-            Returned { fit: server.state.fit(), expires: self.now + Duration::from_secs(3600), server };
+            Returned { fit: *server.state.fit(), expires: self.now + Duration::from_secs(3600), server };
         let granted = self.ledger.give_back(pool, returned, self.now);
         self.grant_to(granted)
     }
@@ -750,8 +750,8 @@ impl Server {
             .chain(role)
             .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
             .collect();
-        if real != self.state.parameters {
-            wrong.push(format!("its settings are {real:?}, and {:?} are known", self.state.parameters));
+        if real != *self.state.parameters() {
+            wrong.push(format!("its settings are {real:?}, and {:?} are known", self.state.parameters()));
         }
         let ours = self.session.statements().filter(|name| name.starts_with(b"stagedoor:")).count();
         let strange =

@@ -17,7 +17,6 @@ use stagedoor::config::model::Roots;
 use stagedoor::config::model::TlsMode;
 use stagedoor::config::model::Upstream;
 use stagedoor::config::secret::Secret;
-use stagedoor::server::cancel::cancel;
 use stagedoor::server::connect::Dialer;
 use stagedoor::server::connect::Stage;
 use stagedoor::server::connection::ExchangeError;
@@ -169,7 +168,7 @@ async fn behind_the_preamble_nothing_but_tls_is_ever_sent_and_cancels_are_no_exc
     let connected = dialer.connect("postgres", USER, Some(&password)).await.unwrap();
     let mut server =
         Server::new(connected, dialer.clone(), "postgres", Duration::from_secs(60)).await.unwrap();
-    let address = server.address.clone();
+    let target = server.target.clone();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     let mut nothing = Vec::new();
     let sleeping = server.exchange(b"SELECT pg_sleep(60)", &mut nothing);
@@ -180,7 +179,7 @@ async fn behind_the_preamble_nothing_but_tls_is_ever_sent_and_cancels_are_no_exc
             assert!(tokio::time::Instant::now() < deadline, "the statement does not run");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        cancel(&dialer, address.peer, address.process_id, &address.secret_key).await.unwrap();
+        target.signal().await.unwrap();
     };
     let (slept, ()) = tokio::join!(sleeping, cancelling);
     assert!(matches!(slept, Err(ExchangeError::Refused(refusal)) if refusal.sqlstate() == "57014"));
