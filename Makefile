@@ -1,6 +1,6 @@
 # make demo         a throw-away PostgreSQL, the sidecar before it, everything shown; stays until Ctrl-C (ONCE=1: ends by itself)
 # make test         everything that CI runs, with the time of each part
-# make bench        beside PgBouncer and a direct connection
+# make bench        beside PgBouncer and a direct connection, then the core alone (QUICK=1: two minutes; ROUNDS=, SECONDS=, CELLS=<regex>)
 # make deps         installs what these need and this machine has not (apt, as root or by sudo)
 # make deny         licences, sources and advisories of the dependencies (installs cargo-deny)
 
@@ -29,7 +29,11 @@ PACKAGES_DRIVERS = $(call unless,$(call has,javac),default-jdk-headless) \
 	$(call unless,$(call gocode,lib/pq),golang-github-lib-pq-dev) \
 	$(call unless,$(call gocode,jackc/pgx/v4),golang-github-jackc-pgx-v4-dev)
 PACKAGES_BENCH = $(PACKAGES_DEMO) \
-	$(call unless,$(call has,pgbouncer)$(wildcard /usr/sbin/pgbouncer),pgbouncer)
+	$(call unless,$(call has,node),nodejs) \
+	$(call unless,$(call has,npm),npm) \
+	$(call unless,$(call has,pgbouncer)$(wildcard /usr/sbin/pgbouncer),pgbouncer) \
+	$(call unless,$(call has,valgrind),valgrind) \
+	$(call unless,$(call has,perf),linux-perf)
 
 # Backstage wants a newer Node.js than some distributions have: then npm brings one, for this directory alone.
 NODE_LEAST = 20
@@ -94,9 +98,14 @@ deny:
 
 # ── bench, image ─────────────────────────────────────────────────────────────────────────────────────────
 
-bench: deps-bench deps-test
+DRIVERS = tests/drivers/node_modules/.package-lock.json
+
+bench: deps-bench $(DRIVERS)
 	cargo build --release --locked
 	node bench/run.mjs
+
+$(DRIVERS): tests/drivers/package-lock.json
+	npm ci --ignore-scripts --no-audit --no-fund --prefix tests/drivers
 
 image:
 	docker build -t stagedoor .

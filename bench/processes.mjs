@@ -1,12 +1,8 @@
-//! Child processes and their measure: started as whoever may run them, ended by pid, whatever happens.
+//! Child processes: started as whoever may run them, ended by pid, whatever happens.
 
 import { spawn, spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
 import { createConnection, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-
-/** Clock ticks a second of /proc/<pid>/stat; USER_HZ is 100 on every Linux that Node runs on. */
-const TICKS_PER_SECOND = 100;
 
 /** How long a child may take to end after it was asked to. */
 const FAREWELL_MS = 10_000;
@@ -32,20 +28,23 @@ export function output(program, args, { server = false, env = {}, input } = {}) 
   return done.stdout;
 }
 
-/** As `output`, without blocking: Ctrl-C is heard while it runs. */
-export async function outputWhile(program, args, { env = {}, cwd } = {}) {
-  const child = start(program, args, { env, cwd });
+/** As `output`, without blocking: Ctrl-C is heard while it runs. `hear` gets each piece of text as it comes. */
+export async function outputWhile(program, args, options) {
+  const child = start(program, args, options);
   if ((await child.ended) !== 0) throw new Error(`${program} ${args.join(' ')} failed (${child.code}):\n${child.said()}`);
   return child.said();
 }
 
-/** Starts a program beside us. Its process group is its own: Ctrl-C reaches us alone, and the end is orderly. */
-export function start(program, args, { server = false, env = {}, cwd } = {}) {
+/** Starts a program beside us; `hear` gets what it says as it comes. Its process group is its own: Ctrl-C reaches us alone, and the end is orderly. */
+export function start(program, args, { server = false, env = {}, cwd, hear = () => {} } = {}) {
   if (ending) throw new Error(`${program} is not started: all is being ended`);
   const [file, list] = server ? asServer(program, args) : [program, args];
   const process_ = spawn(file, list, { env: environment(env), cwd, detached: true, stdio: ['ignore', 'pipe', 'pipe'] });
   let text = '';
-  const keep = (chunk) => (text = (text + chunk).slice(-1_000_000));
+  const keep = (chunk) => {
+    text = (text + chunk).slice(-1_000_000);
+    hear(String(chunk));
+  };
   process_.stdout.on('data', keep);
   process_.stderr.on('data', keep);
   const child = { program, pid: process_.pid, said: () => text };
@@ -53,20 +52,23 @@ export function start(program, args, { server = false, env = {}, cwd } = {}) {
     process_.on('error', (error) => (keep(error.message), resolve(-1)));
     process_.on('close', (code, signal) => resolve(code ?? signal));
   }).then((code) => (running.delete(child), (child.code = code)));
-  child.end = (signal) => process_.kill(signal);
+  child.signal = (signal) => process_.kill(signal);
   running.add(child);
   return child;
 }
 
-/** Ends all children, the last started first, each asked politely once. */
+/** Ends a child: asked politely once, then not. */
+export async function end(child, signal = 'SIGINT') {
+  child.signal(signal);
+  const patience = setTimeout(() => child.signal('SIGKILL'), FAREWELL_MS);
+  await child.ended;
+  clearTimeout(patience);
+}
+
+/** Ends all children, the last started first. */
 export async function endAll() {
   ending = true;
-  for (const child of [...running].reverse()) {
-    child.end('SIGINT');
-    const patience = setTimeout(() => child.end('SIGKILL'), FAREWELL_MS);
-    await child.ended;
-    clearTimeout(patience);
-  }
+  for (const child of [...running].reverse()) await end(child);
 }
 
 /** A loopback port that is free now. */
@@ -81,9 +83,9 @@ export const freePort = () =>
 
 /** Waits until `port` accepts, and says what `child` said where it never does. */
 export async function accepts(child, port) {
-  for (let attempt = 0; attempt < 200 && child.code === undefined; attempt += 1) {
+  for (let attempt = 0; attempt < 400 && child.code === undefined; attempt += 1) {
     if (await connects(port)) return;
-    await sleep(100);
+    await sleep(50);
   }
   throw new Error(`${child.program} does not listen on ${port}:\n${child.said()}`);
 }
@@ -94,15 +96,3 @@ const connects = (port) =>
     socket.on('connect', () => (socket.destroy(), resolve(true)));
     socket.on('error', () => resolve(false));
   });
-
-/** User and system time that `pid` has used, all its threads together, in seconds (resolution 10 ms). */
-export function cpuSeconds(pid) {
-  const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-  // The name in parentheses may hold anything; what follows it is numbers. utime and stime are fields 14 and 15.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-  return (Number(fields[11]) + Number(fields[12])) / TICKS_PER_SECOND;
-}
-
-/** Bytes of `pid` in memory now (VmRSS). */
-export const residentBytes = (pid) =>
-  1024 * Number(/^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'latin1'))?.[1] ?? 0);
