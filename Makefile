@@ -1,10 +1,11 @@
 # make demo         a throw-away PostgreSQL, the sidecar before it, everything shown; stays until Ctrl-C (ONCE=1: ends by itself)
 # make test         everything that CI runs, with the time of each part
-# make bench        beside PgBouncer and a direct connection, then the core alone (QUICK=1: two minutes; ROUNDS=, SECONDS=, CELLS=<regex>)
+# make bench        beside PgBouncer and a direct connection (QUICK=1: in two minutes; ROUNDS=, SECONDS=, CELLS=<regex>), then the core alone
+# make bench-core   the core alone: rows, frames, texts
 # make deps         installs what these need and this machine has not (apt, as root or by sudo)
 # make deny         licences, sources and advisories of the dependencies (installs cargo-deny)
 
-.PHONY: demo test bench deps deps-demo deps-test deps-bench deny image
+.PHONY: demo test bench bench-core deps deps-demo deps-test deps-bench deny image
 .DEFAULT_GOAL := test
 
 # ── what this machine has not ────────────────────────────────────────────────────────────────────────────
@@ -103,6 +104,11 @@ DRIVERS = tests/drivers/node_modules/.package-lock.json
 bench: deps-bench $(DRIVERS)
 	cargo build --release --locked
 	node bench/run.mjs
+	$(if $(QUICK)$(CELLS),,$(MAKE) --no-print-directory bench-core)
+
+bench-core:
+	@mkdir -p target/bench
+	cargo bench --locked --bench core | tee target/bench/core.txt
 
 $(DRIVERS): tests/drivers/package-lock.json
 	npm ci --ignore-scripts --no-audit --no-fund --prefix tests/drivers

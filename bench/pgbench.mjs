@@ -85,8 +85,8 @@ async function callsWhile(pid, work) {
   await work();
   if (perf.code !== undefined) return undefined;
   await end(perf);
-  const lines = [...perf.said().matchAll(/^(\d+) +(\S+) /gm)];
-  return lines.length === 0 ? undefined : Object.fromEntries(lines.map(([, count, event]) => [event.replace('syscalls:sys_enter_', ''), Number(count)]));
+  const lines = [...perf.said().matchAll(/^(\d+) +(?:syscalls:sys_enter_)?(\S+) /gm)];
+  return lines.length === 0 ? undefined : Object.fromEntries(lines.map(([, count, name]) => [name, Number(count)]));
 }
 
 const found = (text, pattern) => Number(pattern.exec(text)?.[1]);

@@ -35,7 +35,10 @@ export async function outputWhile(program, args, options) {
   return child.said();
 }
 
-/** Starts a program beside us; `hear` gets what it says as it comes. Its process group is its own: Ctrl-C reaches us alone, and the end is orderly. */
+/**
+ * Starts a program beside us; `hear` gets what it says as it comes. Its process group is its own: Ctrl-C reaches us
+ * alone, and the end is orderly.
+ */
 export function start(program, args, { server = false, env = {}, cwd, hear = () => {} } = {}) {
   if (ending) throw new Error(`${program} is not started: all is being ended`);
   const [file, list] = server ? asServer(program, args) : [program, args];

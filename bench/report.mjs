@@ -55,26 +55,45 @@ function absolute(samples) {
   return [['cell', 'by', ...metrics.map((metric) => METRICS[metric].heading)], ...pairs];
 }
 
-/** What stagedoor had by what `base` had: median (least-most). */
-function relative(samples, base) {
-  const both = (metric) => [base, 'stagedoor'].every((name) => samples.some((sample) => sample.target === name && metric in sample));
-  const metrics = Object.keys(METRICS).filter((metric) => METRICS[metric].ratio && both(metric));
-  if (metrics.length === 0) return undefined;
-  const row = (cell) => [cell, ...metrics.map((metric) => range(ratios(samples, cell, 'stagedoor', base, metric), 2))];
+/** What stagedoor had by what the others had in the same rounds: median (least-most). */
+function relative(samples) {
+  const ofBoth = (metric, base) => [base, 'stagedoor'].every((name) => samples.some((sample) => sample.target === name && metric in sample));
+  const columns = ['pgbouncer', 'direct'].flatMap((base) =>
+    Object.keys(METRICS).filter((metric) => METRICS[metric].ratio && ofBoth(metric, base)).map((metric) => ({ metric, base })));
+  if (columns.length === 0) return undefined;
+  const row = (cell) => [cell, ...columns.map(({ metric, base }) => range(ratios(samples, cell, 'stagedoor', base, metric), 2))];
   const rows = unique(samples.map((sample) => sample.cell)).map(row).filter(([, ...cells]) => cells.some(Boolean));
-  return [[`stagedoor / ${base}`, ...metrics.map((metric) => METRICS[metric].heading)], ...rows];
+  return [['stagedoor / …', ...columns.map(({ metric, base }) => `${METRICS[metric].heading} / ${base}`)], ...rows];
 }
 
 function tables(samples) {
   const groups = unique(samples.map((sample) => sample.group)).map((group) => samples.filter((sample) => sample.group === group));
-  const of = (group) => [absolute(group), relative(group, 'pgbouncer'), relative(group, 'direct')].filter(Boolean).map(markdown);
-  return groups.flatMap(of).join('\n\n');
+  return groups.flatMap((group) => [absolute(group), relative(group)].filter(Boolean).map(markdown)).join('\n\n');
 }
 
-function notes(stage) {
-  const named = stage.contenders.find(({ name }) => name === 'pgbouncer').prepares
-    ? [] : ['`prepared` of this PgBouncer is `extended`: it cannot follow named statements in transaction mode.'];
-  return [...named, 'Over PgBouncer the `search_path` of `node` is lost, as transaction mode does: its cost is compared, not its meaning.'].join('\n');
+/** All ratios in one table, as medians. */
+function summary(samples) {
+  const columns = [
+    ['rate / pgbouncer', 'pgbouncer', ['tps', 'mb_s']],
+    ['p50 / pgbouncer', 'pgbouncer', ['p50_ms']],
+    ['p99 / pgbouncer', 'pgbouncer', ['p99_ms']],
+    ['CPU / pgbouncer', 'pgbouncer', ['cpu_us', 'cpu_us_mb']],
+    ['rate / direct', 'direct', ['tps', 'mb_s']],
+  ];
+  const median = (cell, base, metrics) => metrics.map((metric) => ratios(samples, cell, 'stagedoor', base, metric)?.median).find(Boolean);
+  const row = (cell) => [cell, ...columns.map(([, base, metrics]) => number(median(cell, base, metrics), 2))];
+  const rows = unique(samples.map((sample) => sample.cell)).map(row).filter(([, rate]) => rate);
+  return [['', ...columns.map(([heading]) => heading)], ...rows];
+}
+
+function notes(stage, samples) {
+  const prepares = stage.contenders.find(({ name }) => name === 'pgbouncer').prepares;
+  const all = [
+    [!prepares, 'PgBouncer before 1.21 cannot follow named statements in transaction mode: its `prepared` is `extended`.'],
+    [true, 'PgBouncer loses the `search_path` of `node`, as transaction mode does: what it costs is compared, not what it means.'],
+    [!samples.some(({ calls }) => calls), 'System calls were not counted: perf may not.'],
+  ];
+  return all.filter(([applies]) => applies).map(([, text]) => text);
 }
 
 /** Prints everything, and writes it beside `target`. */
@@ -82,17 +101,21 @@ export function report(stage, samples, loadBefore) {
   const at = new Date().toISOString();
   const machine = { cpu: cpus()[0]?.model, cores: cpus().length, load_before: loadBefore };
   const targets = judged(samples);
-  const heading = [
-    Object.values(stage.versions).join('; '),
-    `${machine.cpu}, ${machine.cores} cores, load ${loadBefore.toFixed(2)} before; pool of ${SERVERS_MAX}; ${ROUNDS} rounds of ${SECONDS} s; ` +
-      'medians, ratios within a round as median (least-most)',
-    notes(stage),
-  ].join('\n');
-  const text = `${heading}\n\n${tables(samples)}\n\n${markdown(targets)}\n`;
+  const text = [
+    tables(samples),
+    [
+      `${Object.values(stage.versions).join('; ')}; ${Object.entries(stage.tls).map((pair) => pair.join(' ')).join(', ')};`,
+      `${machine.cpu}, ${machine.cores} cores, load ${loadBefore.toFixed(2)} before; pool of ${SERVERS_MAX};`,
+      `${ROUNDS} rounds of ${SECONDS} s, medians of ratios within a round.`,
+      ...notes(stage, samples),
+    ].join('\n'),
+    markdown(summary(samples)),
+    markdown(targets),
+  ].join('\n\n');
   const path = join(RESULTS, at.replaceAll(':', '-'));
   mkdirSync(RESULTS, { recursive: true });
-  const all = { at, machine, versions: stage.versions, rounds: ROUNDS, seconds: SECONDS, servers_max: SERVERS_MAX, targets, samples };
+  const all = { at, machine, versions: stage.versions, tls: stage.tls, rounds: ROUNDS, seconds: SECONDS, servers_max: SERVERS_MAX, targets, samples };
   writeFileSync(`${path}.json`, `${JSON.stringify(all, null, 1)}\n`);
-  writeFileSync(`${path}.md`, text);
-  console.log(`${text}\n${path}.{md,json}`);
+  writeFileSync(`${path}.md`, `${text}\n`);
+  console.log(`${text}\n\n${path}.{md,json}`);
 }

@@ -10,30 +10,39 @@ import { systemCalls, transact } from './pgbench.mjs';
 import { endAll } from './processes.mjs';
 import { report } from './report.mjs';
 import { ROUNDS, SERVERS_MAX } from './settings.mjs';
-import { lower, raise, set } from './stage.mjs';
+import { lower, raise, set, tlsOf } from './stage.mjs';
 
 const say = (text) => process.stderr.write(`${text}\n`);
 
 /** The order of even rounds is the other way round, so that nobody always follows the same one. */
 const inTurn = (contenders, round) => (round % 2 === 0 ? contenders.toReversed() : contenders);
 
+const has = ({ only }, cell) => !only || only.test(cell.name);
+
 /** Runs `work` with all contenders freshly raised. */
 async function staged(stage, group, work) {
-  if (group.unstarted) return work(stage.contenders);
+  const contenders = stage.contenders.filter((contender) => group.cells.some((cell) => has(contender, cell)));
+  if (group.unstarted) return work(contenders);
   const instances = [];
   try {
-    for (const contender of stage.contenders) instances.push(await raise(contender));
-    if (!group.cold) for (const instance of instances) await transact({ mode: 'simple', clients: SERVERS_MAX }, instance, 100);
+    for (const contender of contenders) instances.push(await raise(contender));
+    if (!group.cold) for (const instance of instances) await warm(stage, instance);
     return await work(instances);
   } finally {
     for (const instance of instances) await lower(instance);
   }
 }
 
+/** Opens all its servers, and notes how they are reached. */
+async function warm(stage, instance) {
+  await transact({ mode: 'simple', clients: SERVERS_MAX }, instance, 100);
+  stage.tls[instance.name] = tlsOf(instance);
+}
+
 async function measureGroup(stage, group, round, samples) {
   await staged(stage, group, async (contenders) => {
     for (const cell of [group.before, ...group.cells].filter(Boolean)) {
-      const those = inTurn(contenders, round).filter(({ only }) => !only || only.test(cell.name)).filter(cell.of ?? (() => true));
+      const those = inTurn(contenders, round).filter((contender) => has(contender, cell) && (!cell.of || cell.of(contender)));
       for (const contender of Array(cell.repeat ?? 1).fill(those).flat()) {
         const measured = await cell.measure(cell, contender, stage);
         samples.push({ round, group: group.name, cell: cell.name, target: contender.name, load: loadavg()[0], ...measured });
@@ -44,7 +53,7 @@ async function measureGroup(stage, group, round, samples) {
 }
 
 const told = (measured) => Object.entries(measured).filter(([, value]) => Number.isFinite(value))
-  .map(([name, value]) => `${name} ${value.toPrecision(4)}`).join(', ');
+  .map(([name, value]) => `${name} ${Number(value.toPrecision(4))}`).join(', ');
 
 /** A pass of its own, because to be watched costs time. */
 async function countSystemCalls(stage, samples) {

@@ -26,7 +26,7 @@ export async function set(directory) {
     // Given the password itself, as where pg_authid cannot be read, it derives keys anew for each login.
     { name: 'pgbouncer, password', only: /^connect /, program: PGBOUNCER, spawn: () => spawnPgbouncer(directory, database, PASSWORD) },
   ];
-  return { directory, database, contenders, versions: versions() };
+  return { directory, database, contenders, versions: versions(), tls: {} };
 }
 
 /** A contender that is running and accepts clients. */
@@ -37,6 +37,10 @@ export async function raise(contender) {
 }
 
 export const lower = (instance) => instance.child && end(instance.child);
+
+/** The TLS of the server that a query by `instance` runs on. */
+export const tlsOf = ({ env }) =>
+  output('psql', ['-qAtc', "select version || ' ' || cipher from pg_stat_ssl where pid = pg_backend_pid()"], { env }).trim();
 
 /** `secret` is the user's password, or the verifier that PostgreSQL keeps of it, with which PgBouncer's logins are cheapest. */
 async function spawnPgbouncer(directory, database, secret) {
