@@ -11,7 +11,7 @@ export const QUICK = Boolean(process.env.QUICK);
 export const ROUNDS = Number(process.env.ROUNDS || (QUICK ? 1 : 3));
 
 /** Seconds of each run of pgbench or Node. The first of them is not counted in CPU time, so 2 are the least. */
-export const SECONDS = Math.max(2, Number(process.env.SECONDS || (QUICK ? 3 : 4)));
+export const SECONDS = Math.max(2, Number(process.env.SECONDS || (QUICK ? 2 : 4)));
 
 /** Which cells are run, by their names; all that belong to the run without it. */
 export const CELLS = process.env.CELLS ? new RegExp(process.env.CELLS) : undefined;
