@@ -108,7 +108,8 @@ async fn drain(
 ) -> Result<(), Unclean> {
     loop {
         digest(server, client, flow, scanner)?;
-        flow.advance(flow.chunk().len());
+        let count = flow.chunk().len();
+        flow.advance(count);
         let pipeline = &server.state.pipeline;
         if pipeline.is_settled() && scanner.at_boundary() && flow.unscanned().is_empty() {
             return Ok(());

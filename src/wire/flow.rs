@@ -8,12 +8,22 @@ use crate::wire::scanner::INSPECT_BYTES_MAX;
 /// What is read at a time. Large enough that a big result costs few system calls.
 const READ_BYTES: usize = 32 * 1024;
 
+/// What is approved is copied behind what we put before it, up to so many bytes: that is cheaper than another
+/// system call, or another TLS record.
+const JOIN_BYTES_MAX: usize = 4 * 1024;
+
 /// Buffers that are kept for the next client rather than given back: as many as are in use at a time.
 const SPARE_MAX: usize = 64;
 
 thread_local! {
     /// Initialised already: to zero one anew costs more than a small statement's own work.
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Vec<Spare>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The buffers of a [`Flow`], which hold nothing.
+struct Spare {
+    bytes: Vec<u8>,
+    out: Vec<u8>,
 }
 
 /// Bytes on their way from one peer to the other: `sent ≤ approved ≤ filled`.
@@ -54,9 +64,12 @@ impl Flow {
 
     fn grow(&mut self) {
         if self.bytes.is_empty()
-            && let Some(spare) = SPARE.with_borrow_mut(Vec::pop)
+            && let Some(Spare { bytes, out }) = SPARE.with_borrow_mut(Vec::pop)
         {
-            self.bytes = spare;
+            self.bytes = bytes;
+            if self.out.capacity() == 0 {
+                self.out = out;
+            }
             return;
         }
         let length = (self.bytes.len() * 2).clamp(READ_BYTES, INSPECT_BYTES_MAX);
@@ -118,8 +131,10 @@ impl Flow {
     }
 
     /// The bytes to write next; empty when there are none.
-    #[must_use]
-    pub fn chunk(&self) -> &[u8] {
+    pub fn chunk(&mut self) -> &[u8] {
+        if !self.out.is_empty() && self.approved - self.sent <= JOIN_BYTES_MAX {
+            self.settle();
+        }
         let out = self.out.get(self.out_sent..).unwrap_or_default();
         if out.is_empty() { self.bytes.get(self.sent..self.approved).unwrap_or_default() } else { out }
     }
@@ -154,11 +169,11 @@ impl Flow {
         if !self.is_empty() {
             return;
         }
-        let Self { bytes, .. } = std::mem::take(self);
-        if bytes.len() == READ_BYTES {
+        let Self { bytes, out, .. } = std::mem::take(self);
+        if bytes.len() == READ_BYTES && out.capacity() <= 2 * JOIN_BYTES_MAX {
             SPARE.with_borrow_mut(|spare| {
                 if spare.len() < SPARE_MAX {
-                    spare.push(bytes);
+                    spare.push(Spare { bytes, out });
                 }
             });
         }
@@ -199,6 +214,22 @@ mod tests {
             flow.approve(3);
             assert_eq!(drain(&mut flow, step), b"ree");
             assert!(flow.is_empty());
+        }
+    }
+
+    #[test]
+    fn little_is_joined_and_much_is_not_copied() {
+        for (length, chunks) in [(JOIN_BYTES_MAX, 1), (JOIN_BYTES_MAX + 1, 2)] {
+            let mut flow = filled(&vec![b'x'; length]);
+            flow.insert(b"+");
+            flow.approve(length);
+            let mut count = 0;
+            while !flow.chunk().is_empty() {
+                let length = flow.chunk().len();
+                flow.advance(length);
+                count += 1;
+            }
+            assert_eq!(count, chunks, "{length} bytes");
         }
     }
 
