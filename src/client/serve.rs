@@ -258,7 +258,7 @@ impl Client {
     /// A server that speaks as this client, and that cancels of what the client does find.
     ///
     /// A client that is gone meanwhile keeps its place: PostgreSQL does what it was told before it notices.
-    async fn acquire(&self) -> Result<Lease, Refusal> {
+    async fn acquire(&mut self) -> Result<Lease, Refusal> {
         let _waiting = Present::new(&self.metrics, Activity::Waiting);
         let began = Instant::now();
         let aim = self.registered.slot.aim.clone();
@@ -266,12 +266,22 @@ impl Client {
         tokio::pin!(cancelled);
         cancelled.as_mut().enable();
         aim.wait();
-        let lease = tokio::select! {
-            biased;
-            lease = self.pool.checkout(&self.state, began, self.policy.acquire_timeout) => lease,
-            () = cancelled => {
-                self.metrics.acquire_failed(AcquireFailure::Cancelled);
-                return Err(cancelled_while_waiting());
+        let lease = {
+            let checkout = self.pool.checkout(&self.state, began, self.policy.acquire_timeout);
+            tokio::pin!(checkout);
+            let at_once = poll_fn(|cx| Poll::Ready(checkout.as_mut().poll(cx))).await;
+            if let Poll::Ready(lease) = at_once {
+                lease
+            } else {
+                self.wires.to_server.pack();
+                tokio::select! {
+                    biased;
+                    lease = checkout => lease,
+                    () = cancelled => {
+                        self.metrics.acquire_failed(AcquireFailure::Cancelled);
+                        return Err(cancelled_while_waiting());
+                    }
+                }
             }
         };
         let lease = lease.map_err(|error| self.missed(&error))?;

@@ -450,7 +450,7 @@ impl Pool {
             }
         };
         loop {
-            let again = self.upstream.desk().ledger.look_again_in(waiting.ticket);
+            let again = self.upstream.desk().ledger.look_again_in(waiting.ticket, self.id);
             let again = deadline.min(Instant::now() + again);
             match timeout_at(again, &mut waiting.receiver).await {
                 Ok(Ok(grant)) => return Ok(grant),

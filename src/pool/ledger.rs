@@ -64,6 +64,8 @@ pub struct Ledger<S> {
     pools: BTreeMap<PoolId, Book<S>>,
     queue: VecDeque<Waiter>,
     next_ticket: Ticket,
+    /// Who looks again earlier finds what was found last: nothing.
+    looks_again: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -85,7 +87,14 @@ pub struct Returned<S> {
 impl<S> Ledger<S> {
     #[must_use]
     pub fn new(budget: usize) -> Self {
-        Self { budget, open: 0, pools: BTreeMap::new(), queue: VecDeque::new(), next_ticket: 0 }
+        Self {
+            budget,
+            open: 0,
+            pools: BTreeMap::new(),
+            queue: VecDeque::new(),
+            next_ticket: 0,
+            looks_again: None,
+        }
     }
 
     /// Makes a pool known. Its id is the caller's.
@@ -184,6 +193,9 @@ impl<S> Ledger<S> {
     /// Looks again whether the first waiters can be served: what rested only for a moment when they came may have
     /// rested long enough by now. Waiters cause it, each for all.
     pub fn look_again(&mut self, now: Instant) -> Option<(Ticket, Grant<S>)> {
+        if self.looks_again.is_some_and(|at| now < at) {
+            return None;
+        }
         for has_nothing in [true, false] {
             let may = |waiter: &Waiter| {
                 (self.open_of(waiter.pool) == 0) == has_nothing && self.may_grow(waiter.pool, now)
@@ -194,13 +206,17 @@ impl<S> Ledger<S> {
                 return self.queue.remove(at).map(|waiter| (waiter.ticket, grant));
             }
         }
+        self.looks_again = Some(now + PAUSE);
         None
     }
 
     /// When a waiter should look again: as soon as a turn may end where its pool has nothing, and not many wait so
     /// before it.
     #[must_use]
-    pub fn look_again_in(&self, ticket: Ticket) -> Duration {
+    pub fn look_again_in(&self, ticket: Ticket, pool: PoolId) -> Duration {
+        if self.open_of(pool) > 0 {
+            return PATIENCE;
+        }
         let have_nothing = self.queue.iter().filter(|waiter| self.open_of(waiter.pool) == 0);
         let is_near = have_nothing.take(self.budget).any(|waiter| waiter.ticket == ticket);
         if is_near { PAUSE } else { PATIENCE }

@@ -63,10 +63,11 @@ impl Flow {
     }
 
     fn grow(&mut self) {
-        if self.bytes.is_empty()
+        if self.bytes.len() < READ_BYTES
             && let Some(Spare { bytes, out }) = SPARE.with_borrow_mut(Vec::pop)
         {
-            self.bytes = bytes;
+            let held = std::mem::replace(&mut self.bytes, bytes);
+            self.bytes.iter_mut().zip(&held).for_each(|(to, from)| *to = *from);
             if self.out.capacity() == 0 {
                 self.out = out;
             }
@@ -170,13 +171,30 @@ impl Flow {
             return;
         }
         let Self { bytes, out, .. } = std::mem::take(self);
-        if bytes.len() == READ_BYTES && out.capacity() <= 2 * JOIN_BYTES_MAX {
-            SPARE.with_borrow_mut(|spare| {
-                if spare.len() < SPARE_MAX {
-                    spare.push(Spare { bytes, out });
-                }
-            });
+        spare(bytes, out);
+    }
+
+    /// Keeps the little that is held, and gives the room for more back: for who has to wait, as many may.
+    pub fn pack(&mut self) {
+        let length = self.filled - self.sent;
+        if length > JOIN_BYTES_MAX || self.bytes.len() < READ_BYTES {
+            return;
         }
+        let held = self.bytes.get(self.sent..self.filled).unwrap_or_default().to_vec();
+        self.approved -= self.sent;
+        (self.sent, self.filled) = (0, length);
+        spare(std::mem::replace(&mut self.bytes, held), Vec::new());
+    }
+}
+
+/// Keeps buffers that hold nothing for the next flow.
+fn spare(bytes: Vec<u8>, out: Vec<u8>) {
+    if bytes.len() == READ_BYTES && out.capacity() <= 2 * JOIN_BYTES_MAX {
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < SPARE_MAX {
+                spare.push(Spare { bytes, out });
+            }
+        });
     }
 }
 
@@ -231,6 +249,21 @@ mod tests {
             }
             assert_eq!(count, chunks, "{length} bytes");
         }
+    }
+
+    #[test]
+    fn what_is_packed_is_still_there_and_has_room_again() {
+        let mut flow = filled(b"onetwothree");
+        flow.skip(3);
+        flow.approve(3);
+        flow.pack();
+        assert_eq!((flow.bytes.len(), flow.pending(), flow.unscanned()), (8, 3, &b"three"[..]));
+        let room = flow.room();
+        assert_eq!(room.len(), READ_BYTES - 8);
+        room[..4].copy_from_slice(b"four");
+        flow.fill(4);
+        flow.approve(9);
+        assert_eq!(drain(&mut flow, 100), b"twothreefour");
     }
 
     #[test]

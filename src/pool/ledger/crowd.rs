@@ -122,7 +122,7 @@ impl Crowd {
             Request::Granted(grant) => self.grant(at, grant),
             Request::Queued(ticket) => {
                 self.clients[at].ticket = Some(ticket);
-                self.after(self.ledger.look_again_in(ticket), Event::AsksAgain(at, ticket));
+                self.after(self.ledger.look_again_in(ticket, client.pool), Event::AsksAgain(at, ticket));
             }
         }
     }
@@ -135,7 +135,8 @@ impl Crowd {
             self.hand_out(granted);
         }
         if self.clients[at].ticket == Some(ticket) {
-            self.after(self.ledger.look_again_in(ticket), Event::AsksAgain(at, ticket));
+            let pool = self.clients[at].pool;
+            self.after(self.ledger.look_again_in(ticket, pool), Event::AsksAgain(at, ticket));
         }
     }
 
