@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use socket2::SockRef;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::net::TcpSocket;
@@ -104,6 +105,7 @@ fn tcp(host: IpAddr, port: u16) -> Result<TcpListener, BindError> {
     let bind = || {
         let socket = if host.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
+        tune(SockRef::from(&socket), DEAF)?; // What is accepted inherits it.
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
@@ -230,7 +232,6 @@ impl Door {
         match self {
             Self::Tcp { listener, port } => {
                 let (stream, _) = listener.accept().await?;
-                tune(&stream, DEAF)?;
                 Ok((Stream::tcp(stream), *port))
             }
             Self::Unix { listener, port, .. } => {
@@ -245,7 +246,6 @@ impl Door {
 mod tests {
     use super::*;
 
-    use socket2::SockRef;
     use tokio::net::TcpStream;
 
     #[tokio::test]

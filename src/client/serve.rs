@@ -471,7 +471,11 @@ impl Client {
                 stream.write_all(flow.chunk()).await?;
                 flow.advance(count);
             }
-            stream.shutdown().await
+            match end {
+                // Nothing is said any more to who has left: closing ends the stream as well.
+                End::Goodbye | End::Gone => Ok(()),
+                End::Refused(_) | End::Shutdown | End::Babbled | End::ServerLost(_) => stream.shutdown().await,
+            }
         };
         // A client that does not read them in time goes without.
         let _ = timeout(LAST_WORDS, words).await;

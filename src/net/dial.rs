@@ -37,7 +37,7 @@ pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     for address in addresses {
         match TcpStream::connect(address).await {
             Ok(socket) => {
-                tune(&socket, USER_TIMEOUT)?;
+                tune(SockRef::from(&socket), USER_TIMEOUT)?;
                 return Ok(socket);
             }
             Err(error) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
@@ -46,16 +46,15 @@ pub async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Sends at once, and notices a peer that has vanished, or that takes nothing for `user_timeout`
+/// A socket, or all that a listening one will accept: sends at once, and notices a peer that has vanished, or that takes nothing for `user_timeout`
 /// (TCP_USER_TIMEOUT: sent and not acknowledged, or not to be sent because its window is closed).
 ///
 /// # Errors
 /// The socket's own.
-pub fn tune(socket: &TcpStream, user_timeout: Duration) -> io::Result<()> {
-    socket.set_nodelay(true)?;
+pub fn tune(socket: SockRef<'_>, user_timeout: Duration) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     let (time, interval, retries) = KEEPALIVE;
     let keepalive = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
-    let socket = SockRef::from(socket);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(user_timeout))
 }
