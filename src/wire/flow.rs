@@ -167,11 +167,9 @@ impl Flow {
 
     /// Gives the buffers back, where nothing is held.
     pub fn release(&mut self) {
-        if !self.is_empty() {
-            return;
+        if self.is_empty() {
+            *self = Self::default();
         }
-        let Self { bytes, out, .. } = std::mem::take(self);
-        spare(bytes, out);
     }
 
     /// Keeps the little that is held, and gives the room for more back: for who has to wait, as many may.
@@ -187,10 +185,20 @@ impl Flow {
     }
 }
 
-/// Keeps buffers that hold nothing for the next flow.
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        spare(std::mem::take(&mut self.bytes), out);
+    }
+}
+
+/// Keeps buffers for the next flow, which hold nothing that matters.
 fn spare(bytes: Vec<u8>, out: Vec<u8>) {
     if bytes.len() == READ_BYTES && out.capacity() <= 2 * JOIN_BYTES_MAX {
-        SPARE.with_borrow_mut(|spare| {
+        // At the end of a thread there is no next one.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
             if spare.len() < SPARE_MAX {
                 spare.push(Spare { bytes, out });
             }
