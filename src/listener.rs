@@ -218,9 +218,11 @@ impl Door {
             let reception = reception.load_full();
             let goodbye = lifecycle.stop_token();
             lifecycle.spawn_client(async move {
+                // A login needs more room than a client that is in: it has its own, and gives it back.
+                let Some(guest) = Box::pin(reception.receive(newcomer, stream, port)).await else { return };
                 let waiting = goodbye.cancelled();
                 tokio::pin!(waiting);
-                reception.receive(newcomer, stream, port, waiting).await;
+                guest.stay(waiting).await;
             });
         }
         if let Self::Unix { path, .. } = &self {

@@ -143,15 +143,12 @@ impl Doorway {
     }
 
     async fn read_more(&mut self) -> Result<(), ArrivalError> {
-        let mut chunk = [0; 1024];
-        let count = self.stream.read(&mut chunk).await?;
-        if count == 0 {
+        if self.stream.read_onto(&mut self.inbox).await? == 0 {
             return Err(ArrivalError::Gone);
         }
-        if self.inbox.len() + count > INBOX_BYTES_MAX {
+        if self.inbox.len() > INBOX_BYTES_MAX {
             return Err(ArrivalError::TooLong);
         }
-        self.inbox.extend_from_slice(chunk.get(..count).unwrap_or_default());
         Ok(())
     }
 

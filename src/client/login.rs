@@ -86,38 +86,39 @@ impl From<std::io::Error> for Refused {
 }
 
 impl Reception {
-    /// One connection, from its first byte to its last.
+    /// A connection from its first byte to the end of its login. `None` where nobody came of it who is to be served.
     pub async fn receive(
         self: Arc<Self>,
         newcomer: Newcomer,
         stream: Stream,
         port: u16,
-        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
-    ) {
+    ) -> Option<Box<Guest>> {
         let mut door = Doorway::new(stream);
         let deadline = Instant::now() + self.login_timeout;
         let arrival = match newcomer.hear(deadline, door.arrive()).await {
             Some(Ok(arrival)) => arrival,
-            Some(Err(ArrivalError::Gone)) => return, // A probe of the port, most likely.
+            Some(Err(ArrivalError::Gone)) => return None, // A probe of the port, most likely.
             Some(Err(error)) => {
-                return turn_away(door, error.refusal(), "", "", &error.to_string()).await;
+                turn_away(door, error.refusal(), "", "", &error.to_string()).await;
+                return None;
             }
             None => {
                 drop(newcomer);
-                return turn_away(door, None, "", "", "no startup packet in time").await;
+                turn_away(door, None, "", "", "no startup packet in time").await;
+                return None;
             }
         };
         let startup = match arrival {
             Arrival::Cancel { process_id, secret_key } => {
                 cancel(&self.registry, &self.metrics, process_id, &secret_key).await;
-                return;
+                return None;
             }
             Arrival::Session(startup) => startup,
         };
         let refused = match newcomer.hear(deadline, self.prove(&mut door, &startup, port)).await {
             Some(Ok(route)) => {
                 drop(newcomer);
-                return self.clone().session(door, startup, route.clone(), goodbye).await;
+                return self.session(door, &startup, route).await;
             }
             Some(Err(error)) => (error.refusal(&startup.user), error.to_string()),
             None => {
@@ -127,6 +128,7 @@ impl Reception {
             }
         };
         turn_away(door, refused.0, &startup.user, &startup.database, &refused.1).await;
+        None
     }
 
     /// Has the client prove itself. Unknown user or wrong password: it hears the same, and waits as long.
@@ -148,22 +150,14 @@ impl Reception {
         route.ok_or(LoginError::Password)
     }
 
-    async fn session(
-        self: Arc<Self>,
-        mut door: Doorway,
-        startup: Startup,
-        route: Arc<Route>,
-        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
-    ) {
-        let refused = match self.admit(&mut door, &startup, &route).await {
-            Ok(admitted) => {
-                let (stream, early) = door.into_parts();
-                return self.run(stream, &early, startup, admitted, goodbye).await;
-            }
+    async fn session(&self, mut door: Doorway, startup: &Startup, route: &Arc<Route>) -> Option<Box<Guest>> {
+        let refused = match self.admit(&mut door, startup, route).await {
+            Ok(admitted) => return Some(self.guest(door, admitted)),
             Err(Refused::Login(error)) => (error.refusal(&startup.user), error.to_string()),
             Err(Refused::Told(refusal)) => (Some(refusal.clone()), refusal.to_string()),
         };
         turn_away(door, refused.0, &startup.user, &startup.database, &refused.1).await;
+        None
     }
 
     /// Finds the pool of a client that has proven itself, and greets it.
@@ -183,8 +177,8 @@ impl Reception {
         let application =
             startup.parameter("application_name").and_then(|name| std::str::from_utf8(name).ok());
         let plugin = plugin(route, &startup.database, application);
-        let policy = policy_of(route, plugin.as_deref()).clone();
-        let pool = self.pools.get(route, &startup.database, &wanted, &policy).ok_or_else(too_many)?;
+        let policy = policy_of(route, plugin.as_deref());
+        let pool = self.pools.get(route, &startup.database, &wanted, policy).ok_or_else(too_many)?;
         let label = plugin.as_deref().unwrap_or_default();
         let metrics = self.metrics.pool(&route.upstream.name, &startup.database, label);
         let registered =
@@ -194,7 +188,7 @@ impl Reception {
         if policy.mode == PoolMode::Session {
             state.be_alone();
         }
-        let state = greet(&pool, state, &policy, &metrics).await?;
+        let state = greet(&pool, state, policy, &metrics).await?;
         let mut words = Message::AuthenticationOk.encode();
         for (name, value) in state.told.iter() {
             parameter_status(&mut words, name, value);
@@ -206,7 +200,8 @@ impl Reception {
         words.extend_from_slice(&key.encode());
         words.extend_from_slice(&Message::ReadyForQueryIdle.encode());
         door.stream.write_all(&words).await?;
-        Ok(Admitted { pool, policy, metrics, registered, state, plugin })
+        let acquire_timeout = policy.acquire_timeout;
+        Ok(Admitted { pool, acquire_timeout, metrics, registered, state, plugin })
     }
 
     /// Who is believed on the route of an earlier configuration that has the place of `route`.
@@ -222,60 +217,75 @@ impl Reception {
         self.verifiers.iter().find(|(known, _)| Arc::ptr_eq(known, route)).map(|(_, verifier)| verifier)
     }
 
-    async fn run(
-        self: Arc<Self>,
-        stream: Stream,
-        early: &[u8],
-        startup: Startup,
-        admitted: Admitted,
-        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
-    ) {
-        let Admitted { pool, policy, metrics, registered, state, plugin } = admitted;
+    fn guest(&self, door: Doorway, admitted: Admitted) -> Box<Guest> {
+        let Admitted { pool, acquire_timeout, metrics, registered, state, plugin } = admitted;
         metrics.clients_opened.inc();
-        let id = registered.slot.process_id;
-        let client = Client {
-            stream,
-            state,
-            registered,
-            registry: self.registry.clone(),
-            pool: pool.clone(),
-            policy,
-            metrics,
-            wires: Client::wires(early),
-            skips_to_sync: false,
-        };
-        drop(self);
-        let end = client.serve(goodbye).await;
-        farewell(id, &startup, plugin.as_deref(), &pool, &end);
+        let (stream, early) = door.into_parts();
+        let registry = self.registry.clone();
+        let wires = Client::wires(&early);
+        let skips_to_sync = false;
+        Box::new(Guest {
+            client: Client {
+                stream,
+                state,
+                registered,
+                registry,
+                pool,
+                acquire_timeout,
+                metrics,
+                wires,
+                skips_to_sync,
+            },
+            plugin,
+        })
+    }
+}
+
+/// A client that is in.
+#[derive(Debug)]
+pub struct Guest {
+    client: Client,
+    plugin: Option<String>,
+}
+
+impl Guest {
+    /// Serves it until it leaves or must.
+    pub async fn stay(mut self: Box<Self>, goodbye: Pin<&mut WaitForCancellationFuture<'_>>) {
+        let end = self.client.serve(goodbye).await;
+        self.farewell(&end);
+    }
+
+    /// One line per client, here and nowhere else.
+    fn farewell(&self, end: &End) {
+        let (client, pool) = (self.client.registered.slot.process_id, &self.client.pool);
+        let (database, user) = (pool.database.as_str(), pool.user.as_str());
+        let plugin = self.plugin.as_deref().unwrap_or_default();
+        let upstream = pool.upstream.upstream.name.as_str();
+        match end {
+            End::Goodbye | End::Gone | End::Shutdown => {
+                tracing::debug!(client, database, user, plugin, upstream, ?end, "client left");
+            }
+            End::Babbled => {
+                info!(client, database, user, plugin, upstream, "client sent no message of the protocol")
+            }
+            End::Refused(why) => {
+                info!(client, database, user, plugin, upstream, sqlstate = why.sqlstate(), %why, "client was refused");
+            }
+            End::ServerLost(why) => {
+                info!(client, database, user, plugin, upstream, %why, "server was lost");
+            }
+        }
     }
 }
 
 /// A client that may go on.
 struct Admitted {
     pool: Arc<Pool>,
-    policy: PoolPolicy,
+    acquire_timeout: Duration,
     metrics: Arc<PoolMetrics>,
     registered: Registered,
     state: ClientState,
     plugin: Option<String>,
-}
-
-/// One line per client, here and nowhere else.
-fn farewell(id: i32, startup: &Startup, plugin: Option<&str>, pool: &Pool, end: &End) {
-    let (client, database, user) = (id, startup.database.as_str(), startup.user.as_str());
-    let (plugin, upstream) = (plugin.unwrap_or_default(), pool.upstream.upstream.name.as_str());
-    match end {
-        End::Goodbye | End::Gone | End::Shutdown => {
-            tracing::debug!(client, database, user, plugin, upstream, ?end, "client left");
-        }
-        End::Babbled => {
-            info!(client, database, user, plugin, upstream, "client sent no message of the protocol")
-        }
-        End::Refused(why) => {
-            info!(client, database, user, plugin, upstream, sqlstate = why.sqlstate(), %why, "client was refused");
-        }
-        End::ServerLost(why) => info!(client, database, user, plugin, upstream, %why, "server was lost"),
-    }
 }
 
 async fn turn_away(mut door: Doorway, refusal: Option<Refusal>, user: &str, database: &str, why: &str) {

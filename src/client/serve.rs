@@ -21,7 +21,6 @@ use crate::client::relay::Outcome;
 use crate::client::relay::Relay;
 use crate::client::relay::Wires;
 use crate::client::relay::translated;
-use crate::config::model::PoolPolicy;
 use crate::metrics::pool::AcquireFailure;
 use crate::metrics::pool::ClientState as Activity;
 use crate::metrics::pool::Origin;
@@ -85,7 +84,8 @@ pub struct Client {
     pub registered: Registered,
     pub registry: Arc<Registry>,
     pub pool: Arc<Pool>,
-    pub policy: PoolPolicy,
+    /// How long it may wait for a server.
+    pub acquire_timeout: Duration,
     pub metrics: Arc<PoolMetrics>,
     pub wires: Wires,
     /// A refused batch is skipped up to its Sync.
@@ -112,7 +112,7 @@ impl Client {
     }
 
     /// Serves the client until it leaves or must.
-    pub async fn serve(mut self, mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> End {
+    pub async fn serve(&mut self, mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>) -> End {
         let metrics = self.metrics.clone();
         let end = loop {
             let resting = Present::new(&metrics, Activity::Idle);
@@ -245,7 +245,7 @@ impl Client {
     /// A server for a client that has said nothing, because somebody else means it: only PostgreSQL can say who
     /// may signal whom. `None` where none is to be had soon.
     async fn come(&self) -> Option<Lease> {
-        let patience = CALL_PATIENCE.min(self.policy.acquire_timeout);
+        let patience = CALL_PATIENCE.min(self.acquire_timeout);
         let lease = self.pool.checkout(&self.state, Instant::now(), patience).await.ok()?;
         let lease = speak_as(&self.state, lease, &self.metrics).await.ok()?;
         if self.registered.slot.aim.lease(&lease.server.target).is_err() {
@@ -267,7 +267,7 @@ impl Client {
         cancelled.as_mut().enable();
         aim.wait();
         let lease = {
-            let checkout = self.pool.checkout(&self.state, began, self.policy.acquire_timeout);
+            let checkout = self.pool.checkout(&self.state, began, self.acquire_timeout);
             tokio::pin!(checkout);
             let at_once = poll_fn(|cx| Poll::Ready(checkout.as_mut().poll(cx))).await;
             if let Poll::Ready(lease) = at_once {

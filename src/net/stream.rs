@@ -28,6 +28,9 @@ const CIPHERTEXT_BYTES: usize = 32 * 1024;
 /// Ciphertext that may wait to be sent before no more is accepted.
 const UNSENT_BYTES_MAX: usize = 64 * 1024;
 
+/// What [`Stream::read_onto`] reads at most: more than any answer to a login or a probe.
+const ONTO_BYTES: usize = 4096;
+
 /// A connected stream.
 pub struct Stream(Kind);
 
@@ -181,6 +184,21 @@ impl Stream {
     /// The socket's own, and a TLS stream that ends without close_notify.
     pub async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         poll_fn(|cx| self.poll_read(cx, buf)).await
+    }
+
+    /// Reads once, and puts what came behind `onto`; 0 is the end of the stream. Cancel-safe. For what is rare: the
+    /// room that it needs is not kept while it waits, which every client may do at once.
+    ///
+    /// # Errors
+    /// As [`Stream::read`].
+    pub async fn read_onto(&mut self, onto: &mut Vec<u8>) -> io::Result<usize> {
+        poll_fn(|cx| {
+            let mut chunk = [0; ONTO_BYTES];
+            let count = ready!(self.poll_read(cx, &mut chunk))?;
+            onto.extend_from_slice(chunk.get(..count).unwrap_or_default());
+            Poll::Ready(Ok(count))
+        })
+        .await
     }
 
     /// Writes and flushes everything. Not cancel-safe: a part may have been written.

@@ -490,7 +490,7 @@ impl Pool {
         loop {
             let mut news = self.credential.news();
             match self.credential.turn() {
-                Turn::LogIn(password) => match self.connect(startup, password.as_ref()).await {
+                Turn::LogIn(password) => match Box::pin(self.connect(startup, password.as_ref())).await {
                     Ok(server) => return Ok(server),
                     Err(CheckoutError::Connect(error)) if error.is_retryable() => {
                         let pause = backoff.mul_f64(jitter());

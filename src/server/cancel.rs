@@ -71,7 +71,7 @@ impl CancelTarget {
             }
         };
         let limit = self.dialer.upstream.connect_timeout;
-        let delivered = timeout(limit, deliver).await;
+        let delivered = timeout(limit, Box::pin(deliver)).await;
         delivered
             .unwrap_or_else(|_| Err(ConnectError::timed_out(stage, limit)))
             .map_err(|error| error.at(&self.dialer.upstream.name))

@@ -241,7 +241,8 @@ impl Dialer {
             self.log_in(secured, (database, user), password, startup, began).await
         };
         let limit = self.upstream.connect_timeout;
-        let outcome = timeout(limit, login).await;
+        // Boxed: it needs far more room than whoever waits for it, and that may be any client.
+        let outcome = timeout(limit, Box::pin(login)).await;
         outcome
             .unwrap_or_else(|_| Err(ConnectError::timed_out(stage, limit)))
             .map_err(|error| ConnectError { tls, ..error.at(&self.upstream.name) })
@@ -323,13 +324,12 @@ async fn start_up(stream: &mut Stream, mut startup: Startup<'_>) -> Result<Greet
                 startup.step()?
             }
             Step::Read => {
-                let mut chunk = [0; 4096];
-                let count = stream.read(&mut chunk).await.map_err(failed)?;
-                if count == 0 {
+                let mut said = Vec::new();
+                if stream.read_onto(&mut said).await.map_err(failed)? == 0 {
                     let text = "the server closed the connection during the login";
                     return Err(ConnectError::passing(stage, text));
                 }
-                startup.receive(chunk.get(..count).unwrap_or_default())?;
+                startup.receive(&said)?;
                 startup.step()?
             }
             // Many rounds, if the server likes: off the reactor.

@@ -1,5 +1,6 @@
 //! One connection to PostgreSQL: the socket, what the server has been told, and questions of our own to it.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::AtomicU64;
@@ -215,15 +216,12 @@ impl Server {
     }
 
     async fn read_more(&mut self, buffer: &mut Vec<u8>) -> Result<(), ExchangeError> {
-        let mut chunk = [0; 4096];
-        let count = self.stream.read(&mut chunk).await?;
-        if count == 0 {
+        if self.stream.read_onto(buffer).await? == 0 {
             return Err(ExchangeError::Closed);
         }
-        if buffer.len() + count > ANSWER_BYTES_MAX {
+        if buffer.len() > ANSWER_BYTES_MAX {
             return Err(ExchangeError::Nonsense);
         }
-        buffer.extend_from_slice(chunk.get(..count).unwrap_or_default());
         Ok(())
     }
 
@@ -266,16 +264,19 @@ impl Server {
         said.is_empty()
     }
 
-    /// Says goodbye and waits until the server is gone, or for a short time.
-    pub async fn close(mut self) {
-        let gone = async {
-            // Whatever fails here: the end of the stream tells.
-            let _ = self.stream.write_all(TERMINATE).await;
-            let _ = self.stream.shutdown().await;
-            let mut chunk = [0; 512];
-            while matches!(self.stream.read(&mut chunk).await, Ok(count) if count > 0) {}
-        };
-        // The socket is dropped next, and that ends the connection as well.
-        let _ = timeout(CLOSE_TIMEOUT, gone).await;
+    /// Says goodbye and waits until the server is gone, or for a short time. Boxed, because a server is large, and
+    /// whoever makes room for another may be any client.
+    pub fn close(mut self) -> Pin<Box<impl Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            let gone = async {
+                // Whatever fails here: the end of the stream tells.
+                let _ = self.stream.write_all(TERMINATE).await;
+                let _ = self.stream.shutdown().await;
+                let mut chunk = [0; 512];
+                while matches!(self.stream.read(&mut chunk).await, Ok(count) if count > 0) {}
+            };
+            // The socket is dropped next, and that ends the connection as well.
+            let _ = timeout(CLOSE_TIMEOUT, gone).await;
+        })
     }
 }
