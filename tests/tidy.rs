@@ -60,7 +60,7 @@ const WORLD: [&str; 14] = [
 
 /// Crates that have a home, and where it is (a path, or a directory that ends with `/`).
 const HOMES: [(&str, &[&str]); 5] = [
-    ("rustls", &["tls/", "net/stream.rs"]),
+    ("rustls", &["tls/"]),
     ("prometheus", &["metrics/"]),
     ("clap", &["cli/", "main.rs"]),
     ("pgwire", &["wire/message.rs", "admin/console.rs"]),

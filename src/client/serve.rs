@@ -474,7 +474,9 @@ impl Client {
             match end {
                 // Nothing is said any more to who has left: closing ends the stream as well.
                 End::Goodbye | End::Gone => Ok(()),
-                End::Refused(_) | End::Shutdown | End::Babbled | End::ServerLost(_) => stream.shutdown().await,
+                End::Refused(_) | End::Shutdown | End::Babbled | End::ServerLost(_) => {
+                    stream.shutdown().await
+                }
             }
         };
         // A client that does not read them in time goes without.

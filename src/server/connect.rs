@@ -279,7 +279,7 @@ impl Dialer {
             Negotiation::Direct => socket,
         };
         let session = connector.connect(socket).await.map_err(ConnectError::of_handshake)?;
-        let stream = Stream::tls(session.socket, session.connection);
+        let stream = Stream::tls(session.stream);
         Ok(Secured { stream, tls: Some(session.facts), peer, binding: session.binding })
     }
 

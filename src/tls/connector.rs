@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls::ClientConnection;
+use rustls::CommonState;
 use rustls::HandshakeKind;
 use rustls::ProtocolVersion;
 use rustls::SupportedProtocolVersion;
@@ -24,7 +24,6 @@ use rustls::pki_types::UnixTime;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
 
 use crate::config::model::ClientCertificate;
 use crate::config::model::Negotiation;
@@ -38,6 +37,7 @@ use crate::tls::channel_binding::server_end_point;
 use crate::tls::error::HandshakeError;
 use crate::tls::error::TlsError;
 use crate::tls::error::alert;
+use crate::tls::stream::TlsStream;
 use crate::tls::verifier::Authority;
 use crate::tls::verifier::Expected;
 use crate::tls::verifier::Fault;
@@ -64,8 +64,7 @@ pub struct Connector {
 /// A session after its handshake, and what is known of it.
 #[derive(Debug)]
 pub struct Session {
-    pub socket: TcpStream,
-    pub connection: ClientConnection,
+    pub stream: TlsStream,
     pub facts: TlsFacts,
     /// `tls-server-end-point`, where the certificate has one.
     pub binding: Option<Vec<u8>>,
@@ -125,11 +124,12 @@ impl Connector {
     /// Why the server was not believed, in words; or what it or the socket did.
     pub async fn connect(&self, socket: TcpStream) -> Result<Session, HandshakeError> {
         let began = Instant::now();
-        let connecting = TlsConnector::from(self.config.clone()).connect(self.name.clone(), socket);
-        let (socket, connection) = connecting.await.map_err(|error| self.explain(&error))?.into_inner();
+        let connecting = TlsStream::connect(self.config.clone(), self.name.clone(), socket);
+        let stream = connecting.await.map_err(|error| self.explain(&error))?;
+        let connection = stream.session();
         let shown = connection.peer_certificates().unwrap_or_default();
         let facts = TlsFacts {
-            version: version(&connection),
+            version: version(connection),
             cipher: connection
                 .negotiated_cipher_suite()
                 .map(|suite| format!("{:?}", suite.suite()))
@@ -148,7 +148,7 @@ impl Connector {
             return Err(HandshakeError::refused(reason, facts.chain));
         }
         let binding = shown.first().and_then(|leaf| server_end_point(leaf));
-        Ok(Session { socket, connection, facts, binding })
+        Ok(Session { stream, facts, binding })
     }
 
     fn explain(&self, error: &io::Error) -> HandshakeError {
@@ -192,7 +192,7 @@ fn versions(least: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
     }
 }
 
-fn version(connection: &ClientConnection) -> String {
+fn version(connection: &CommonState) -> String {
     match connection.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3".to_owned(),
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2".to_owned(),

@@ -5,4 +5,5 @@ pub mod channel_binding;
 pub mod connector;
 pub mod error;
 pub mod shown;
+pub mod stream;
 pub mod verifier;

@@ -5,12 +5,15 @@ use std::cell::RefCell;
 
 use crate::wire::scanner::INSPECT_BYTES_MAX;
 
-/// What is read at a time. Large enough that a big result costs few system calls.
+/// What is read at a time. Most statements and answers fit.
 const READ_BYTES: usize = 32 * 1024;
 
 /// What is approved is copied behind what we put before it, up to so many bytes: that is cheaper than another
 /// system call, or another TLS record.
 const JOIN_BYTES_MAX: usize = 4 * 1024;
+
+/// What is read at a time where that was filled to the brim: a big result costs few system calls then.
+const READ_BYTES_MAX: usize = 128 * 1024;
 
 /// Buffers that are kept for the next client rather than given back: as many as are in use at a time.
 const SPARE_MAX: usize = 64;
@@ -36,6 +39,8 @@ pub struct Flow {
     filled: usize,
     out: Vec<u8>,
     out_sent: usize,
+    /// The last read filled all the room that there was.
+    brimful: bool,
 }
 
 impl Flow {
@@ -43,6 +48,9 @@ impl Flow {
     pub fn room(&mut self) -> &mut [u8] {
         if self.sent > 0 && self.sent == self.filled {
             (self.sent, self.approved, self.filled) = (0, 0, 0);
+            if self.brimful && self.bytes.len() < READ_BYTES_MAX {
+                self.bytes = vec![0; READ_BYTES_MAX];
+            }
         }
         if self.bytes.len() - self.filled < READ_BYTES / 4 {
             self.compact();
@@ -80,6 +88,7 @@ impl Flow {
     /// `count` bytes were read into [`Flow::room`].
     pub fn fill(&mut self, count: usize) {
         self.filled = (self.filled + count).min(self.bytes.len());
+        self.brimful = self.filled == self.bytes.len();
     }
 
     /// Whether nothing more can be read before something is sent.
