@@ -70,12 +70,14 @@ impl ArrivalError {
 pub struct Doorway {
     pub stream: Stream,
     inbox: Vec<u8>,
+    /// What goes to the client with what it is told next.
+    owed: Vec<u8>,
 }
 
 impl Doorway {
     #[must_use]
     pub const fn new(stream: Stream) -> Self {
-        Self { stream, inbox: Vec::new() }
+        Self { stream, inbox: Vec::new(), owed: Vec::new() }
     }
 
     /// Hears a client out until it says what it wants. Encryption is declined, as often as PostgreSQL does:
@@ -104,9 +106,24 @@ impl Doorway {
         }
     }
 
+    /// What is sent with what the client is told next: each message of its own wakes it.
+    pub fn owe(&mut self, message: &[u8]) {
+        self.owed.extend_from_slice(message);
+    }
+
+    /// Sends what is owed, and `messages`.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub async fn tell(&mut self, messages: &[u8]) -> io::Result<()> {
+        self.owe(messages);
+        let words = std::mem::take(&mut self.owed);
+        self.stream.write_all(&words).await
+    }
+
     /// Nobody who asks for encryption says more before the answer.
     async fn decline(&mut self, encryption: &'static str) -> Result<(), ArrivalError> {
-        self.stream.write_all(b"N").await?;
+        self.tell(b"N").await?;
         if self.inbox.is_empty() { Ok(()) } else { Err(ArrivalError::Early(encryption)) }
     }
 

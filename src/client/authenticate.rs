@@ -64,14 +64,14 @@ pub async fn authenticate(
 }
 
 async fn password(door: &mut Doorway, verifier: &Verifier) -> Result<(), LoginError> {
-    door.stream.write_all(&Message::AuthenticationCleartextPassword.encode()).await?;
+    door.tell(&Message::AuthenticationCleartextPassword.encode()).await?;
     let body = door.password_message().await?;
     let given = cstring(&body).map(|(password, _)| password).unwrap_or_default();
     if verifier.password(given) { Ok(()) } else { Err(LoginError::Password) }
 }
 
 async fn scram(door: &mut Doorway, verifier: &Verifier) -> Result<(), LoginError> {
-    door.stream.write_all(&Message::AuthenticationSasl(&[MECHANISM]).encode()).await?;
+    door.tell(&Message::AuthenticationSasl(&[MECHANISM]).encode()).await?;
     let body = door.password_message().await?;
     let first = initial_response(&body)?;
     let mut exchange = verifier.exchange();
@@ -79,10 +79,11 @@ async fn scram(door: &mut Doorway, verifier: &Verifier) -> Result<(), LoginError
     rand::fill(&mut nonce)
         .map_err(|_| LoginError::Sasl("the system has no randomness to give".to_owned()))?;
     let challenge = exchange.first(first, nonce).map_err(refused)?;
-    door.stream.write_all(&Message::AuthenticationSaslContinue(&challenge).encode()).await?;
+    door.tell(&Message::AuthenticationSaslContinue(&challenge).encode()).await?;
     let response = door.password_message().await?;
     let outcome = exchange.finish(&response).map_err(refused)?;
-    door.stream.write_all(&Message::AuthenticationSaslFinal(&outcome).encode()).await?;
+    // It goes with what comes next, as PostgreSQL sends it (sendAuthRequest).
+    door.owe(&Message::AuthenticationSaslFinal(&outcome).encode());
     Ok(())
 }
 

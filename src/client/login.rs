@@ -141,7 +141,7 @@ impl Reception {
         if startup.minor > 2 || !startup.unknown_options.is_empty() {
             let version = PROTOCOL_NEWEST.min(0x0003_0000 | i32::from(startup.minor));
             let message = Message::NegotiateProtocolVersion { version, options: &startup.unknown_options };
-            door.stream.write_all(&message.encode()).await?;
+            door.owe(&message.encode());
         }
         let route = route(&self.routes, port, &startup.user, &startup.database);
         let stranger = self.stranger.with_salt(self.salts.of(&startup.user));
@@ -199,7 +199,7 @@ impl Reception {
         };
         words.extend_from_slice(&key.encode());
         words.extend_from_slice(&Message::ReadyForQueryIdle.encode());
-        door.stream.write_all(&words).await?;
+        door.tell(&words).await?;
         let acquire_timeout = policy.acquire_timeout;
         Ok(Admitted { pool, acquire_timeout, metrics, registered, state, plugin })
     }
@@ -292,7 +292,7 @@ async fn turn_away(mut door: Doorway, refusal: Option<Refusal>, user: &str, data
     info!(user, database, why, "login failed");
     if let Some(refusal) = refusal {
         let words = async {
-            door.stream.write_all(&refusal.frame()).await?;
+            door.tell(&refusal.frame()).await?;
             door.stream.shutdown().await
         };
         let _ = timeout(Duration::from_secs(2), words).await;
