@@ -58,6 +58,7 @@ pub struct TlsStream {
     socket: TcpStream,
     session: UnbufferedClientConnection,
     /// Ciphertext that is not decrypted yet: the beginning of a record, most likely. Unallocated while there is none.
+    /// The session counts in it from its beginning, and must see it whole, whatever it is asked for.
     ciphertext: Vec<u8>,
     /// There are whole records in it: a reader had no room for them.
     unread: bool,
@@ -227,7 +228,13 @@ impl TlsStream {
                 // More ciphertext is needed, or nothing comes any more.
                 Ok(_) => break,
                 Err(error) => {
-                    self.alert();
+                    // Where there is an alert for the peer, it is what comes next.
+                    let rest = incoming.get_mut(used..).unwrap_or_default();
+                    if let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(data)), .. } =
+                        self.session.process_tls_records(rest)
+                    {
+                        encode(data, &mut self.outgoing, &mut self.made)?;
+                    }
                     return Err(invalid(error));
                 }
             }
@@ -249,16 +256,6 @@ impl TlsStream {
         Ok(count)
     }
 
-    /// Has the peer told why the session failed.
-    fn alert(&mut self) {
-        if let UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(data)), .. } =
-            self.session.process_tls_records(&mut [])
-        {
-            // Where this fails too, the end of the connection says enough.
-            let _ = encode(data, &mut self.outgoing, &mut self.made);
-        }
-    }
-
     /// Takes as much of `bytes` as there is room for. They wait here until a flush.
     ///
     /// # Errors
@@ -275,27 +272,41 @@ impl TlsStream {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// Does what can be done as soon as the session may send.
+    /// Does what can be done as soon as the session may send. The session wants to see what is here each time: it
+    /// counts from its beginning.
     fn with_traffic(
         &mut self,
         act: impl FnOnce(&mut WriteTraffic<'_, ClientConnectionData>, &mut Vec<u8>, &mut usize) -> io::Result<()>,
     ) -> io::Result<()> {
-        loop {
-            let UnbufferedStatus { state, .. } = self.session.process_tls_records(&mut []);
-            match state.map_err(invalid)? {
-                ConnectionState::WriteTraffic(mut traffic) => {
-                    return act(&mut traffic, &mut self.outgoing, &mut self.made);
+        let mut used = 0;
+        let done = loop {
+            let rest = self.ciphertext.get_mut(used..).unwrap_or_default();
+            let UnbufferedStatus { discard, state } = self.session.process_tls_records(rest);
+            used += discard;
+            match state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    break act(&mut traffic, &mut self.outgoing, &mut self.made);
                 }
-                ConnectionState::EncodeTlsData(data) => encode(data, &mut self.outgoing, &mut self.made)?,
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => self.closed = true,
-                ConnectionState::ReadTraffic(_)
-                | ConnectionState::ReadEarlyData(_)
-                | ConnectionState::BlockedHandshake
-                | ConnectionState::Closed
-                | _ => return Err(io::ErrorKind::BrokenPipe.into()),
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(Ok(AppDataRecord { discard, payload })) = traffic.next_record() {
+                        used += discard;
+                        self.plaintext.extend_from_slice(payload);
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.outgoing, &mut self.made)?,
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => self.closed = true,
+                Ok(
+                    ConnectionState::ReadEarlyData(_)
+                    | ConnectionState::BlockedHandshake
+                    | ConnectionState::Closed
+                    | _,
+                ) => break Err(io::ErrorKind::BrokenPipe.into()),
+                Err(error) => break Err(invalid(error)),
             }
-        }
+        };
+        self.ciphertext.drain(..used.min(self.ciphertext.len()));
+        done
     }
 
     /// Ready when nothing waits inside any more.
