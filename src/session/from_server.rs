@@ -75,6 +75,8 @@ pub fn from_server(
             }
             _ => FromServer::Broken("a COPY that nobody asked for"),
         },
+        // Before PostgreSQL 14 each change is reported as it is made.
+        tag::PARAMETER_STATUS if is_lent(server) => FromServer::Swallow,
         tag::PARAMETER_STATUS => {
             note_parameter(client, server, body);
             FromServer::Forward
@@ -237,6 +239,12 @@ fn close_complete(client: &mut ClientState, server: &mut ServerState) -> FromSer
 /// Whether what the server does now is our wish: the client had its notices when it prepared the statement.
 fn is_ours(server: &ServerState) -> bool {
     server.pipeline.head().is_some_and(|head| head.delivery == Delivery::Swallow)
+}
+
+/// Whether what the server does now lends settings, or gives them back.
+fn is_lent(server: &ServerState) -> bool {
+    let lends = Expected { request: Request::Execute, delivery: Delivery::Swallow };
+    server.pipeline.head() == Some(lends)
 }
 
 /// The columns of a statement of ours, where that is what is told: a client that asked will rely on them.

@@ -9,6 +9,7 @@ pub mod pin;
 pub mod pipeline;
 pub mod prepared;
 pub mod probe;
+mod reading;
 pub mod reported;
 pub mod state;
 mod statements;

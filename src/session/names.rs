@@ -11,6 +11,7 @@ use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::OnceLock;
 
+use crate::session::reported::Reported;
 use crate::sql::effect::Effect;
 
 /// The most statements of one client that are known by name, and the most bytes of their texts. Those beyond
@@ -34,6 +35,11 @@ pub struct Text {
     columns: OnceLock<u64>,
     /// The settings under which its client has parsed it, as a number.
     context: u64,
+    /// Where it has constants that hang on settings: those by which they were read, when it was parsed or looked up
+    /// in another `search_path` last.
+    reading: Option<Reported>,
+    /// That `search_path`, as a number.
+    path: u64,
 }
 
 impl Text {
@@ -48,6 +54,8 @@ impl Text {
             schema: 0,
             columns: OnceLock::new(),
             context: 0,
+            reading: None,
+            path: 0,
         }
     }
 
@@ -61,6 +69,31 @@ impl Text {
     #[must_use]
     pub fn within(self, context: u64) -> Self {
         Self { context, ..self }
+    }
+
+    /// The text, with constants that were read by the settings `reading` in a `search_path` with this number.
+    #[must_use]
+    pub fn read_by(self, reading: Option<Reported>, path: u64) -> Self {
+        Self { reading, path, ..self }
+    }
+
+    /// The text as it is when PostgreSQL analyses it once more.
+    #[must_use]
+    pub fn read_anew(&self, context: u64, reading: Reported, path: u64) -> Self {
+        let (columns, behind) = (self.columns.clone(), self.behind.clone());
+        let Self { hash, effect, schema, .. } = *self;
+        Self { hash, behind, effect, schema, columns, context, reading: Some(reading), path }
+    }
+
+    /// The settings by which its constants were read.
+    #[must_use]
+    pub const fn reading(&self) -> Option<&Reported> {
+        self.reading.as_ref()
+    }
+
+    #[must_use]
+    pub const fn path(&self) -> u64 {
+        self.path
     }
 
     #[must_use]
@@ -86,9 +119,11 @@ impl Text {
     }
 }
 
+/// Texts whose constants were read otherwise are different ones.
 impl PartialEq for Text {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.behind == other.behind
+        let reading = |text: &Self| text.reading.as_ref().map(Reported::reading);
+        self.hash == other.hash && reading(self) == reading(other) && self.behind == other.behind
     }
 }
 
@@ -199,6 +234,13 @@ impl Names {
         let all = self.texts.values().map(|named| &named.text);
         for known in all.filter(|known| known.schema <= schema && ***known == *text) {
             known.columns.get_or_init(|| columns);
+        }
+    }
+
+    /// The text that `name` stands for was analysed once more.
+    pub fn read_anew(&mut self, name: &[u8], text: Arc<Text>) {
+        if let Some(named) = self.texts.get_mut(cut(name)) {
+            named.text = text;
         }
     }
 

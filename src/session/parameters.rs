@@ -17,6 +17,7 @@ struct Inner {
     hash: u64,
     context: u64,
     custom: u64,
+    path: u64,
     temp_path: bool,
 }
 
@@ -49,6 +50,12 @@ impl Parameters {
     #[must_use]
     pub fn custom(&self) -> u64 {
         self.0.as_ref().map_or(0, |inner| inner.custom)
+    }
+
+    /// A number that those share which have the same `search_path`; 0 for none.
+    #[must_use]
+    pub fn path(&self) -> u64 {
+        self.0.as_ref().map_or(0, |inner| inner.path)
     }
 
     /// Whether `pg_temp` is in `search_path`: where it is first, a table is temporary though no text says so.
@@ -132,7 +139,8 @@ impl FromIterator<(String, Vec<u8>)> for Parameters {
         let custom = fingerprint(values.keys().filter(|name| name.contains('.')));
         let path = values.get(SEARCH_PATH);
         let temp_path = path.is_some_and(|path| memchr::memmem::find(path, b"pg_temp").is_some());
-        Self(Some(Arc::new(Inner { values, hash, context, custom, temp_path })))
+        let path = fingerprint(path);
+        Self(Some(Arc::new(Inner { values, hash, context, custom, path, temp_path })))
     }
 }
 

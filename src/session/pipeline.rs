@@ -306,6 +306,12 @@ impl Pipeline {
         matches!(self.copy_in, CopyIn::None) && self.owed.iter().any(|expected| expected.request.is_last())
     }
 
+    /// Whether anything of this batch was sent.
+    #[must_use]
+    pub const fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
     /// Whether the server works on something: a cancel would find it.
     #[must_use]
     pub fn is_busy(&self) -> bool {

@@ -113,7 +113,10 @@ impl Prepared {
     /// another could not be prepared.
     #[must_use]
     pub fn find_failed(&self, text: &Arc<Text>) -> Option<u32> {
-        let mut same = self.shelf.iter().filter(|(key, entry)| key.text == *text && entry.sent_in.is_none());
+        let mut same = self
+            .shelf
+            .iter()
+            .filter(|(key, entry)| key.text.behind() == text.behind() && entry.sent_in.is_none());
         same.next().map(|(_, entry)| entry.id)
     }
 

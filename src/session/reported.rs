@@ -13,12 +13,19 @@ use crate::sql::dialect::Strings;
 /// PostgreSQL reports fewer than 20 settings; a server that invents more is not believed.
 const REPORTED_MAX: usize = 64;
 
+/// Those by which constants of a text are read when it is parsed, and its bytes are (what the input functions of types,
+/// scan.l and `pg_client_to_server` look at).
+pub const READ_BY: [&str; 5] =
+    [CLIENT_ENCODING, "DateStyle", "IntervalStyle", "standard_conforming_strings", "TimeZone"];
+
 /// What ParameterStatus said last, in the server's order. Copies share it until one of them changes.
 #[derive(Clone, Debug)]
 pub struct Reported {
     values: Arc<Vec<(String, Vec<u8>)>>,
     /// Equal for equal values, in whatever order.
     hash: u64,
+    /// Of those in [`READ_BY`] alone.
+    reading: u64,
     dialect: Dialect,
 }
 
@@ -27,6 +34,7 @@ impl Default for Reported {
         Self {
             values: Arc::default(),
             hash: 0,
+            reading: 0,
             dialect: Dialect { strings: Strings::Either, encoding: Encoding::AsciiUnsafe },
         }
     }
@@ -46,15 +54,17 @@ impl Reported {
             return;
         }
         let values = Arc::make_mut(&mut self.values);
+        let mut change = fingerprint(name, value);
         if let Some((_, known)) = values.iter_mut().find(|(known, _)| known == name) {
-            self.hash ^= fingerprint(name, known);
+            change ^= fingerprint(name, known);
             value.clone_into(known);
         } else if values.len() < REPORTED_MAX {
             values.push((name.to_owned(), value.to_vec()));
         } else {
             return;
         }
-        self.hash ^= fingerprint(name, value);
+        self.hash ^= change;
+        self.reading ^= if READ_BY.contains(&name) { change } else { 0 };
         match name {
             CLIENT_ENCODING => {
                 let name = std::str::from_utf8(value);
@@ -74,6 +84,12 @@ impl Reported {
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.values.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+
+    /// A number that those share by which constants are read alike.
+    #[must_use]
+    pub const fn reading(&self) -> u64 {
+        self.reading
     }
 
     /// What of `now` is news to whoever knows this.

@@ -353,6 +353,12 @@ impl ServerState {
         self.disturbed = Some(self.disturbances);
     }
 
+    /// Whether the settings that report themselves may be others by now than was reported: nothing is, before the
+    /// batch is over.
+    pub(crate) fn is_reported_late(&self) -> bool {
+        self.disturbed.is_some() && (self.pipeline.is_unsynced() || self.pipeline.is_busy())
+    }
+
     /// The settings are known again.
     pub(crate) fn settle(&mut self) {
         if self.disturbed.take().is_some() {

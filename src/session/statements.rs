@@ -24,12 +24,16 @@ use crate::session::prepared::ServerName;
 use crate::session::prepared::disguised;
 use crate::session::prepared::push_close;
 use crate::session::prepared::push_parse;
+use crate::session::reading::give_back;
+use crate::session::reading::lend;
+use crate::session::reported::READ_BY;
 use crate::session::state::ClientState;
 use crate::session::state::SIGNAL_STATEMENTS_MAX;
 use crate::session::state::ServerState;
 use crate::session::transaction::Transaction;
 use crate::session::unnamed::Lies;
 use crate::session::verdict::FromClient;
+use crate::sql::constants::has_constants;
 use crate::sql::effect::Effect;
 use crate::sql::names::Mention;
 use crate::sql::names::rewrite_names;
@@ -91,7 +95,11 @@ pub(super) fn parse(
     if client.is_alone() {
         let effect = note(client, server, text, received.whole).unwrap_or_default();
         note_signals(client, name, effect);
-        return forward(server, Request::Parse(Of::Plain));
+        if name.is_empty() {
+            forget_foreign(server, out);
+        }
+        server.pipeline.push(Request::Parse(Of::Plain), Delivery::Forward);
+        return behind(out);
     }
     if name.is_empty() {
         parse_unnamed(client, server, received, text, out)
@@ -140,6 +148,11 @@ fn parse_named(
         Ok(effect) => effect,
         Err(verdict) => return verdict,
     };
+    let has_constants = has_constants(text, server.reported.dialect());
+    let is_late = has_constants && server.is_reported_late();
+    if is_late && !server.pipeline.is_unsynced() {
+        return wait(server, out);
+    }
     taint(client, effect);
     if effect.has(Effect::CUSTOM) {
         name_custom(client, server, text);
@@ -160,7 +173,10 @@ fn parse_named(
         return pass_named(client, server, name, effect, (received.total, out));
     }
     let context = server.contexts().0;
-    let text = Arc::new(Text::new(behind_name, effect).under(server.schema()).within(context));
+    // Behind what sets something in the same batch nobody knows by what they are read.
+    let reading = (has_constants && !is_late).then(|| server.reported.clone());
+    let text = Text::new(behind_name, effect).under(server.schema()).within(context);
+    let text = Arc::new(text.read_by(reading, server.parameters().path()));
     let id = server.prepared.add(text.clone(), context, segment);
     client.names.change(segment, name, Some(text));
     close_doomed(server, out);
@@ -246,7 +262,9 @@ pub(super) fn bind(
     if effect.has(Effect::STATEMENTS) {
         note_deallocate(client, server, name);
     }
-    if effect.has(Effect::FORGETS) {
+    // Of one that lies there by the client's own name nothing is known any more.
+    let is_own = new_name.is_none() && !name.is_empty() && !client.is_alone();
+    if effect.has(Effect::FORGETS) || is_own {
         client.names.forgetting();
     }
     if let Some(text) = text {
@@ -374,6 +392,9 @@ pub(super) fn close(
 /// into `out`.
 fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &mut Vec<u8>) -> Statement {
     if client.is_alone() {
+        if name.is_empty() {
+            forget_foreign(server, out);
+        }
         return Statement::AsNamed(Effect::NONE);
     }
     let segment = server.pipeline.segment();
@@ -399,6 +420,7 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
     let id = if text.effect.has(Effect::STATEMENTS) {
         Some(prepare_to_speak(client, server, &text, out))
     } else {
+        let text = as_analysed(client, server, name, text.clone());
         ensure(server, &text, out)
     };
     id.map_or(Statement::Unsure, |id| Statement::Ours(id, text.effect))
@@ -450,9 +472,63 @@ fn ensure(server: &mut ServerState, text: &Arc<Text>, out: &mut Vec<u8>) -> Opti
     }
     let id = server.prepared.add(text.clone(), context, segment);
     close_doomed(server, out);
-    push_parse(out, ServerName::of(id).as_bytes(), text.behind());
-    server.pipeline.push(Request::Parse(Of::Ours(id)), Delivery::Swallow);
+    read_as_parsed(server, text, out, |server, out| {
+        push_parse(out, ServerName::of(id).as_bytes(), text.behind());
+        server.pipeline.push(Request::Parse(Of::Ours(id)), Delivery::Swallow);
+    });
     Some(id)
+}
+
+/// The text that the client calls `name` as PostgreSQL knows it when it is used now: in another `search_path` it analyses
+/// it once more, and reads its constants by the settings of that moment (`RevalidateCachedQuery`).
+fn as_analysed(client: &mut ClientState, server: &ServerState, name: &[u8], text: Arc<Text>) -> Arc<Text> {
+    let path = server.parameters().path();
+    let is_known = server.transaction != Transaction::Failed && !server.is_reported_late();
+    if text.reading().is_none() || text.path() == path || !is_known {
+        return text;
+    }
+    let text = Arc::new(text.read_anew(server.contexts().0, server.reported.clone(), path));
+    client.names.read_anew(name, text.clone());
+    text
+}
+
+/// Lets `parse` prepare `text` so that its constants are read by the settings under which its client parsed it: these
+/// are lent to the transaction for as long as that takes. Where it fails, they go with the transaction.
+fn read_as_parsed(
+    server: &mut ServerState,
+    text: &Text,
+    out: &mut Vec<u8>,
+    parse: impl FnOnce(&mut ServerState, &mut Vec<u8>),
+) {
+    let is_analysed_anew = text.path() != server.parameters().path();
+    let Some(reading) = text.reading().filter(|_| !is_analysed_anew) else { return parse(server, out) };
+    let is_late = server.is_reported_late();
+    if !is_late && reading.reading() == server.reported.reading() {
+        return parse(server, out);
+    }
+    let others = READ_BY.into_iter().filter_map(|name| Some((name, reading.get(name)?)));
+    let others = others.filter(|(name, value)| is_late || server.reported.get(name) != Some(value));
+    let others: Vec<(&str, &[u8])> = others.collect();
+    run_quietly(server, &lend(&others), out);
+    parse(server, out);
+    run_quietly(server, &give_back(&others), out);
+}
+
+/// Runs a statement of ours that returns no rows, in whatever transaction there is, under a name that nobody has.
+fn run_quietly(server: &mut ServerState, sql: &[u8], out: &mut Vec<u8>) {
+    let name = ServerName::of(0);
+    let name = name.as_bytes();
+    // It may lie there still, where what followed it was skipped.
+    push_close(out, name);
+    push_parse(out, name, &[sql, NOTHING].concat());
+    push_frame(out, tag::BIND, &[name, b"\0", name, b"\0\0\0\0\0\0\0"]);
+    push_frame(out, tag::EXECUTE, &[name, b"\0\0\0\0\0"]);
+    push_frame(out, tag::CLOSE, &[b"P", name, b"\0"]);
+    push_close(out, name);
+    let (bind, close) = (Request::Bind { id: 0, name: 0 }, Request::Close(Of::Plain));
+    for request in [close, Request::Parse(Of::Plain), bind, Request::Execute, close, close] {
+        server.pipeline.push(request, Delivery::Swallow);
+    }
 }
 
 /// Prepares a text that speaks of prepared statements, in the names that they have now.
@@ -527,7 +603,7 @@ fn parse_again(
     server.pipeline.push(Request::Parse(Of::Ours(0)), Delivery::Swallow);
 }
 
-/// The client has no unnamed statement: it must not find that of another.
+/// The client has no unnamed statement, or one that nobody keeps: it must not find that of another.
 fn forget_foreign(server: &mut ServerState, out: &mut Vec<u8>) {
     if server.unnamed != Lies::Nothing {
         server.unnamed = Lies::Nothing;
@@ -571,7 +647,11 @@ pub(super) fn speak(
     let dialect = server.reported.dialect();
     rewrite_names(text, dialect, &mut |mention, name| {
         match (mention, client.names.get(name).cloned()) {
-            (Mention::Execute, Some(text)) => drop(prepare_as_named(server, name, text.behind(), out)),
+            (Mention::Execute, Some(text)) => {
+                read_as_parsed(server, &text, out, |server, out| {
+                    drop(prepare_as_named(server, name, text.behind(), out));
+                });
+            }
             // There is something to deallocate, and a name that is taken.
             (Mention::Deallocate | Mention::Prepare, Some(_)) => {
                 drop(prepare_as_named(server, name, NOTHING, out));

@@ -3,6 +3,7 @@
 
 #[cfg(test)]
 mod claims;
+pub mod constants;
 pub mod dialect;
 pub mod effect;
 pub mod lexer;

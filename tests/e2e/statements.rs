@@ -85,22 +85,103 @@ fn the_columns_that_a_client_was_told_of_hold() {
 }
 
 #[test]
-fn constants_stay_as_they_were_read_while_their_server_is_the_same() {
+fn constants_stay_as_they_were_read_when_their_statement_was_parsed() {
     let cluster = Cluster::shared();
-    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 5 }");
     let worlds =
         Worlds::new(cluster, &stagedoor, "constants", "create table t (a int); insert into t values (1)");
-    worlds.same_with(&|target| target, 2, |clients| {
-        let [reader, other] = clients else { panic!("two clients") };
+    let constant = "select timestamptz '2026-01-02 03:04:05', date '1/2/2026', interval '1-2' from t";
+    worlds.same_with(&|target| target, 4, |clients| {
+        let [reader, other, third, fourth] = clients else { panic!("four clients") };
         reader.query("set timezone to 'UTC'");
-        parse(reader, "s", "select timestamptz '2026-01-02 03:04:05', date '1/2/2026' from t");
-        reader.query("set timezone to 'Asia/Tokyo'; set datestyle to 'German'");
+        parse(reader, "s", constant);
+        reader.query(
+            "set timezone to 'Asia/Tokyo'; set datestyle to 'German'; set intervalstyle to 'sql_standard'",
+        );
         run(reader, "s");
-        other.query("set timezone to 'Europe/Berlin'");
+        // Whoever takes the server that has it leaves the reader another one, which reads it by other settings.
+        other.query("begin; set local timezone to 'Europe/Berlin'");
         run(reader, "s");
-        // Planned anew, constants are read anew.
+        third.query("begin");
+        run(reader, "s");
+        // Behind others of its batch, before any of it is done, and in a transaction.
+        fourth.query("begin");
+        for client in [&mut *other, third] {
+            client.query("commit");
+        }
+        reader.send(
+            &[
+                frames::parse("", "set timezone to 'America/Lima'", &[]),
+                frames::bind("", "", &[]),
+                frames::execute("", 0),
+                frames::bind("", "s", &[]),
+                frames::execute("", 0),
+                frames::parse(
+                    "",
+                    "select current_setting('timezone'), timestamptz '2026-01-02 03:04:05'",
+                    &[],
+                ),
+                frames::bind("", "", &[]),
+                frames::execute("", 0),
+                frames::sync(),
+            ]
+            .concat(),
+        );
+        reader.ready();
+        other.query("begin");
+        reader.query("begin; set local timezone to 'Europe/Berlin'");
+        run(reader, "s");
+        reader.query("show timezone; savepoint a; set timezone to 'Asia/Kolkata'");
+        run(reader, "s");
+        reader.query("show timezone; rollback to a; show timezone");
+        reader.query("execute s; show datestyle; commit; show timezone");
+        reader.query("select name, setting, source from pg_settings where name in ('TimeZone', 'DateStyle')");
+        // Planned anew, constants are read anew, and stay as they are then.
         reader.query("set search_path to public, pg_catalog");
         run(reader, "s");
+        reader.query("set timezone to 'UTC'");
+        run(reader, "s");
+        third.query("begin");
+        run(reader, "s");
+        for client in [&mut *other, third, fourth] {
+            client.query("commit");
+        }
+        reader.send(&[frames::close(b'S', "s"), frames::sync()].concat());
+        reader.ready();
+    });
+    worlds.end();
+    stagedoor.finish();
+}
+
+#[test]
+fn constants_that_a_transaction_reads_for_itself_alone_stay_when_it_is_over() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 4 }");
+    let worlds =
+        Worlds::new(cluster, &stagedoor, "own_constants", "create table t (a int); insert into t values (1)");
+    let constant = "select timestamptz '2026-01-02 03:04:05', '\u{e9}' from t";
+    worlds.same_with(&|target| target, 3, |clients| {
+        let [reader, other, third] = clients else { panic!("three clients") };
+        reader.query("begin; set local timezone to 'America/Lima'");
+        parse(reader, "s", constant);
+        run(reader, "s");
+        reader.query("commit");
+        run(reader, "s");
+        other.query("begin");
+        run(reader, "s");
+        // The same bytes mean something else in another encoding.
+        reader.query("set client_encoding to 'LATIN1'");
+        run(reader, "s");
+        third.query("begin");
+        run(reader, "s");
+        reader.query("show client_encoding; reset client_encoding");
+        run(reader, "s");
+        for client in [&mut *other, third] {
+            client.query("commit");
+        }
+        run(reader, "s");
+        reader.send(&[frames::close(b'S', "s"), frames::sync()].concat());
+        reader.ready();
     });
     worlds.end();
     stagedoor.finish();

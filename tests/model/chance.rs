@@ -161,14 +161,20 @@ const THEMES: [&[&str]; 13] = [
     ],
 ];
 
-/// What is read in the time zone in which it was parsed: nobody changes that meanwhile (see
-/// `stories::a_literal_is_read_in_the_time_zone_in_which_it_is_used`).
+/// What is read in the time zone in which it was parsed.
 const MOMENTS: &[&str] = &[
     "select extract(epoch from timestamptz '2026-01-01 00:00')::int",
     "select extract(epoch from timestamptz '2026-01-01 00:00')::int",
+    "select extract(epoch from timestamptz '2026-01-01 00:00')::int",
     "set work_mem to '{n}MB'",
+    "set timezone to 'Etc/GMT+{n}'",
+    "set timezone to default",
+    "set local timezone to 'Etc/GMT+{n}'",
+    "set search_path to s{n}",
+    "select current_setting('timezone')",
     "begin",
     "commit",
+    "rollback",
 ];
 
 /// What has to do with nothing.
@@ -204,7 +210,7 @@ pub fn story(seed: u64) -> Story {
     let copies = dice.below(4) == 0;
     let tame =
         homes.iter().any(|home: &Home| home.startup.iter().any(|(name, _)| name == "application_name"));
-    let begins = themes.iter().any(|theme| theme.contains(&"begin"));
+    let begins = themes.iter().any(|theme| theme.iter().any(|text| text.starts_with("begin")));
     let mut author = Author { dice, tame, begins, themes, extended, copies };
     let mut lines = Vec::new();
     for client in (0..clients).filter(|_| has_moments) {

@@ -80,11 +80,20 @@ pub enum Statement {
     },
     CopyIn(String),
     CopyOut(usize),
+    /// Settings that are lent for a while, each with what it gets or whose value, or given back. Returns no rows.
+    Lend(Vec<(String, Value)>),
     /// What the core asks a server after a client.
     Probe {
         ours: bool,
         custom: Vec<String>,
     },
+}
+
+/// What a setting gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    This(String),
+    Of(String),
 }
 
 /// What a column reads.
@@ -237,6 +246,9 @@ fn statement(words: &[String]) -> Result<Statement, Error> {
         ["select", "n", "from", "generate_series", "(", "1", ",", rows, ")", "n"] => {
             Statement::Series(number(rows))
         }
+        ["select", "where", "concat", "(", settings @ .., ")", "is", "null"] => {
+            Statement::Lend(lent(settings)?)
+        }
         ["select", columns @ ..] => Statement::Row(self::columns(columns)?),
         ["show", name] => Statement::Show(own(name)),
         ["do", block] => return block_of(block),
@@ -333,6 +345,26 @@ fn block_of(block: &str) -> Result<Statement, Error> {
         }
         _ => Err(syntax("do")),
     }
+}
+
+/// Calls of `set_config` with commas between them.
+fn lent(mut words: &[&str]) -> Result<Vec<(String, Value)>, Error> {
+    let own = |word: &str| word.strip_prefix('\'').unwrap_or(word).to_owned();
+    let mut settings = Vec::new();
+    while !words.is_empty() {
+        let (name, value, rest) = match words {
+            ["set_config", "(", name, ",", "current_setting", "(", of, ")", ",", "true", ")", rest @ ..] => {
+                (name, Value::Of(own(of).to_ascii_lowercase()), rest)
+            }
+            ["set_config", "(", name, ",", value, ",", "true", ")", rest @ ..] => {
+                (name, Value::This(own(value)), rest)
+            }
+            _ => return Err(syntax(words[0])),
+        };
+        settings.push((own(name).to_ascii_lowercase(), value));
+        words = rest.strip_prefix(&[","]).unwrap_or(rest);
+    }
+    Ok(settings)
 }
 
 fn syntax(word: &str) -> Error {

@@ -14,6 +14,7 @@ use stagedoor::wire::message::push_frame;
 use crate::language::Column;
 use crate::language::Error;
 use crate::language::Statement;
+use crate::language::Value;
 use crate::language::error;
 use crate::language::read;
 use crate::settings::Settings;
@@ -769,6 +770,7 @@ impl Session {
         match plan.statement.as_deref()? {
             Statement::Row(columns) => Some(columns.len()),
             Statement::Series(_) | Statement::Show(_) => Some(1),
+            Statement::Lend(_) => Some(0),
             Statement::Probe { .. } => Some(3),
             Statement::Fetch { name, .. } => self.portals.contains_key(name.as_bytes()).then_some(1),
             Statement::Execute(name) => self.returns(self.statements.get(name.as_bytes())?),
@@ -818,6 +820,17 @@ impl Session {
             Statement::Series(count) => {
                 let rows = numbers(*count);
                 return Ok(Outcome { rows: Some(rows), tag: format!("SELECT {count}") });
+            }
+            Statement::Lend(settings) => {
+                for (name, value) in settings {
+                    let value = match value {
+                        Value::This(value) => Some(value.as_str()),
+                        Value::Of(name) => self.settings.get(name),
+                    };
+                    let value = value.unwrap_or_default().to_owned();
+                    self.settings.set(name, Some(&value), true)?;
+                }
+                return Ok(Outcome { rows: Some(Vec::new()), tag: "SELECT 0".to_owned() });
             }
             Statement::Probe { ours, custom } => {
                 return Ok(Outcome { rows: Some(self.probed(*ours, custom)), tag: "SELECT".to_owned() });

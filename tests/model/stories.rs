@@ -325,6 +325,48 @@ fn who_came_first_is_served_first() {
     );
 }
 
+#[test]
+fn in_session_mode_nobody_binds_what_another_has_parsed() {
+    check(
+        "servers=1 client=0 client=0,session
+        0: P - select 1 / S
+        1: B - - / S",
+    );
+}
+
+#[test]
+fn what_lies_there_by_its_own_name_may_be_a_discard() {
+    check(
+        "servers=1
+        0: P a select current_setting('work_mem')
+        0: P - prepare b as select 2
+        0: P b discard all / B - b / E - 0
+        0: P a select n from generate_series(1, 3) n / S",
+    );
+}
+
+/// PostgreSQL keeps what it has made of a literal when a statement was parsed, on whatever server it is run.
+#[test]
+fn a_literal_is_read_in_the_time_zone_in_which_it_was_parsed() {
+    check(
+        "servers=2
+        0: Q set timezone to 'Etc/GMT+1'
+        0: P a select extract(epoch from timestamptz '2026-01-01 00:00')::int / S
+        0: Q set timezone to 'Etc/GMT+2'
+        0: B - a / E - 0 / S
+        1: Q begin
+        0: B - a / E - 0 / P - select current_setting('timezone') / B - - / E - 0 / S
+        0: Q begin; set local timezone to 'Etc/GMT+1'
+        0: P b select extract(epoch from timestamptz '2026-01-01 00:00')::int / S
+        0: Q commit
+        0: B - b / E - 0 / S
+        0: Q set search_path to s1
+        0: B - b / E - 0 / S
+        1: Q commit
+        0: B - a / E - 0 / B - b / E - 0 / S",
+    );
+}
+
 // ── limits ──
 
 /// The server began under another name, and a transaction cannot go elsewhere.
@@ -348,17 +390,6 @@ fn a_first_reset_in_an_unsynced_batch_goes_back_to_the_servers_beginning() {
         0: Q select 1
         1: CS a
         1: Q reset all",
-    );
-}
-
-/// PostgreSQL keeps what it has made of a literal when a statement was parsed.
-#[test]
-fn a_literal_is_read_in_the_time_zone_in_which_it_was_parsed() {
-    check(
-        "servers=1
-        0: P a select extract(epoch from timestamptz '2026-01-01 00:00')::int / S
-        0: Q set timezone to 'Etc/GMT+1'
-        0: B - a / E - 0 / S",
     );
 }
 
