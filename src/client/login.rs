@@ -1,5 +1,6 @@
 //! From a StartupMessage to ReadyForQuery: route, proof, settings, and the greeting of a real server.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,12 +18,14 @@ use crate::client::arrival::Doorway;
 use crate::client::authenticate::LoginError;
 use crate::client::authenticate::authenticate;
 use crate::client::cancel::cancel;
+use crate::client::fetch::Missed;
+use crate::client::fetch::Wait;
+use crate::client::fetch::fetch;
 use crate::client::lobby::Newcomer;
 use crate::client::registry::Registered;
 use crate::client::registry::Registry;
 use crate::client::serve::Client;
 use crate::client::serve::End;
-use crate::client::serve::speak_as;
 use crate::config::model::ClientAuth;
 use crate::config::model::PoolMode;
 use crate::config::model::PoolPolicy;
@@ -321,11 +324,13 @@ async fn greet(
         client.told = greeting;
         return Ok(client);
     }
-    let lease = pool.checkout(&client, Instant::now(), policy.acquire_timeout).await.map_err(|error| {
-        metrics.acquire_failed(error.failure());
-        error.refusal().fatal_too()
+    let mut wait = Wait::new(policy.acquire_timeout);
+    let lease = fetch(pool, &client, metrics, &mut wait, pending()).await.map_err(|missed| {
+        if let Missed::Checkout(error) = &missed {
+            metrics.acquire_failed(error.failure());
+        }
+        missed.refusal().fatal_too()
     })?;
-    let lease = speak_as(&client, lease, metrics).await?;
     client.told.clone_from(&lease.server.state.reported);
     pool.remember_greeting(client.startup(), client.told.clone());
     lease.release();

@@ -4,6 +4,7 @@ pub mod aim;
 pub mod arrival;
 pub mod authenticate;
 pub mod cancel;
+pub mod fetch;
 pub mod lobby;
 pub mod login;
 pub mod registry;

@@ -26,6 +26,7 @@ use crate::session::from_client::from_client;
 use crate::session::from_server::from_server;
 use crate::session::pin::Pins;
 use crate::session::state::ClientState;
+use crate::session::state::Unsaid;
 use crate::session::state::release;
 use crate::session::transaction::Transaction;
 use crate::session::verdict::FromClient;
@@ -60,6 +61,8 @@ pub enum Outcome {
     Overdue,
     /// So it was while the server waited for more, and the server has ended as PostgreSQL does then.
     Ended(Left),
+    /// The server is gone, and has heard nothing of what the client said, which is still there: another one may.
+    Unheard(String),
     /// The server is gone, or cannot be relied on.
     ServerLost { why: String, told: bool },
     /// The sidecar ends, and nothing is open.
@@ -75,6 +78,14 @@ pub enum Left {
     Silently,
     /// With something that no client says.
     Babbling(Nonsense),
+}
+
+/// What a lease begins with, to say it again to another server.
+#[derive(Clone, Copy, Debug)]
+struct Beginning {
+    place: usize,
+    scanner: Scanner,
+    unsaid: Unsaid,
 }
 
 /// The two directions between one client and one server.
@@ -98,6 +109,8 @@ pub struct Relay<'a> {
     pub metrics: &'a PoolMetrics,
     /// Why the client is known to stay, as far as it has been counted.
     pub pinned: Pins,
+    /// Where nothing has been heard yet.
+    beginning: Option<Beginning>,
     left: Option<Left>,
     /// The client's stream has ended; what was read of it is still to be digested.
     client_ended: bool,
@@ -136,6 +149,7 @@ impl<'a> Relay<'a> {
             registry,
             metrics,
             pinned,
+            beginning: None,
             left: None,
             client_ended: false,
             passed_on: false,
@@ -148,6 +162,13 @@ impl<'a> Relay<'a> {
             client_waits: false,
             has_news: false,
         }
+    }
+
+    /// The lease begins: a server that is lost before it hears anything may be replaced.
+    pub fn begin(&mut self) {
+        let Wires { to_server, client_scanner, .. } = &*self.wires;
+        let (place, scanner) = (to_server.place(), *client_scanner);
+        self.beginning = Some(Beginning { place, scanner, unsaid: self.state.unsaid() });
     }
 
     /// Moves bytes until the lease comes to an end or a question.
@@ -203,6 +224,7 @@ impl<'a> Relay<'a> {
         has_sent |= self.pass_on();
         has_sent |= self.write_server(cx)?;
         let mut goes_on = self.read_server(cx)?;
+        self.beginning = None;
         goes_on |= self.digest_server()?;
         goes_on |= self.write_client(cx)?;
         goes_on |= self.read_client(cx);
@@ -215,12 +237,13 @@ impl<'a> Relay<'a> {
     /// Whether there is anything to tell the caller.
     fn outcome(&self) -> Option<Outcome> {
         let wires = &self.wires;
-        if wires.to_server.pending() > 0 {
+        // A server that ends says so, whatever it says before.
+        if wires.to_server.pending() > 0 || self.server.ends {
             return None;
         }
         if let Some(left) = self.left {
             // PostgreSQL does and answers all that it was told before it notices that its client has left.
-            let answered = self.server.state.pipeline.is_settled() && !self.passed_on;
+            let answered = self.server.state.pipeline.is_settled();
             let done = answered && self.is_settled() && wires.to_client.pending() == 0;
             return done.then_some(Outcome::ClientLeft(left));
         }
@@ -279,6 +302,7 @@ impl<'a> Relay<'a> {
             Left::Babbling(_) => flow.approve(HEADER_BYTES),
         }
         self.passed_on = true;
+        self.server.ends = true;
         true
     }
 
@@ -322,7 +346,13 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn lost(&self, why: String) -> Outcome {
+    fn lost(&mut self, why: String) -> Outcome {
+        if let Some(Beginning { place, scanner, unsaid }) = self.beginning.take() {
+            self.wires.to_server.rewind(place);
+            self.wires.client_scanner = scanner;
+            self.state.unheard(unsaid);
+            return Outcome::Unheard(why);
+        }
         if let Some(left) = self.left.filter(|_| self.passed_on) {
             return Outcome::Ended(left);
         }
@@ -333,6 +363,9 @@ impl<'a> Relay<'a> {
 
     fn write_server(&mut self, cx: &mut Context<'_>) -> Result<bool, Outcome> {
         let (moved, written) = pump(&mut self.server.stream, &mut self.wires.to_server, cx);
+        if moved > 0 && !self.server.stream.holds_all() {
+            self.beginning = None;
+        }
         if self.passed_on && self.wires.to_server.pending() == 0 {
             // Where this fails, reading tells.
             let _ = self.server.stream.poll_shutdown(cx);
@@ -340,10 +373,13 @@ impl<'a> Relay<'a> {
         match written {
             Ok(()) => Ok(moved > 0),
             // What it said before it went is still to be read.
-            Err(_) if self.server.stream.is_quiet() => Err(self.lost("the connection is broken".to_owned())),
+            Err(_) if self.beginning.is_some() || self.server.stream.is_quiet() => {
+                Err(self.lost("the connection is broken".to_owned()))
+            }
             Err(_) => {
                 let rest = self.wires.to_server.pending();
                 self.wires.to_server.advance(rest);
+                self.server.ends = true;
                 Ok(true)
             }
         }
@@ -531,7 +567,7 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn broken(&self, what: &str) -> Outcome {
+    fn broken(&mut self, what: &str) -> Outcome {
         self.lost(format!("the server broke the protocol: {what}"))
     }
 }

@@ -1,5 +1,6 @@
 //! A client's life: rest → checkout → relay → release, until it leaves.
 
+use std::future::pending;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +15,10 @@ use tracing::warn;
 
 use crate::client::aim::CALL_PATIENCE;
 use crate::client::aim::Rest;
+use crate::client::fetch::Missed;
+use crate::client::fetch::Wait;
+use crate::client::fetch::fetch;
+use crate::client::fetch::unheard;
 use crate::client::registry::Registered;
 use crate::client::registry::Registry;
 use crate::client::relay::Left;
@@ -26,11 +31,9 @@ use crate::metrics::pool::ClientState as Activity;
 use crate::metrics::pool::Origin;
 use crate::metrics::pool::PoolMetrics;
 use crate::net::stream::Stream;
-use crate::pool::checkout::CheckoutError;
 use crate::pool::checkout::Pool;
 use crate::pool::lease::Lease;
 use crate::server::connection::ExchangeError;
-use crate::server::connection::Server;
 use crate::server::reset::FAREWELL;
 use crate::server::reset::Remains;
 use crate::server::reset::Unclean;
@@ -39,7 +42,6 @@ use crate::session::from_client;
 use crate::session::from_client::AtRest;
 use crate::session::from_client::at_rest;
 use crate::session::from_server;
-use crate::session::handover::hand_over;
 use crate::session::pin::Pins;
 use crate::session::state::ClientState;
 use crate::session::state::answered;
@@ -52,7 +54,6 @@ use crate::wire::frontend::nonsense;
 use crate::wire::frontend::tag;
 use crate::wire::message::Message;
 use crate::wire::refusal::Refusal;
-use crate::wire::refusal::Severity;
 use crate::wire::scanner::Scanner;
 use crate::wire::scanner::Step;
 
@@ -189,30 +190,41 @@ impl Client {
     async fn lease(
         &mut self,
         woken: Woken,
-        goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
+        mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
     ) -> Result<(), End> {
-        let lease = match woken {
-            Woken::Spoken => match self.acquire().await {
-                Ok(lease) => lease,
-                Err(refusal) => {
-                    self.registered.slot.aim.give_up();
-                    return self.refuse_statement(refusal);
-                }
-            },
-            Woken::Called => match self.come().await {
-                Some(lease) => lease,
-                None => return Ok(()),
-            },
-        };
-        lease.server.held_by(self.registered.slot.process_id);
-        let (lease, end) = self.hold(lease, goodbye).await;
-        // Whatever is under way to this server must not hit whoever gets it next.
-        let rest = self.registered.slot.aim.rest().await;
-        self.end_lease(lease, end, rest).await
+        let mut wait = Wait::new(self.acquire_timeout);
+        loop {
+            let lease = match woken {
+                Woken::Spoken => match self.acquire(&mut wait).await {
+                    Ok(lease) => lease,
+                    Err(refusal) => {
+                        self.registered.slot.aim.give_up();
+                        return self.refuse_statement(refusal);
+                    }
+                },
+                Woken::Called => match self.come().await {
+                    Some(lease) => lease,
+                    None => return Ok(()),
+                },
+            };
+            lease.server.held_by(self.registered.slot.process_id);
+            let (lease, held) = self.hold(lease, woken, goodbye.as_mut()).await;
+            // Whatever is under way to this server must not hit whoever gets it next.
+            let rest = self.registered.slot.aim.rest().await;
+            let Held::Unheard(why) = held else { return self.end_lease(lease, held, rest).await };
+            lease.discard("server_gone");
+            if !wait.again().await {
+                return Err(End::Refused(unheard(&why)));
+            }
+        }
     }
 
     async fn end_lease(&mut self, mut lease: Lease, held: Held, rest: Rest) -> Result<(), End> {
         match held {
+            Held::Unheard(why) => {
+                lease.discard("server_lost");
+                return Err(End::Refused(unheard(&why)));
+            }
             Held::Lost(end) => {
                 lease.discard("server_lost");
                 return Err(end);
@@ -245,9 +257,8 @@ impl Client {
     /// A server for a client that has said nothing, because somebody else means it: only PostgreSQL can say who
     /// may signal whom. `None` where none is to be had soon.
     async fn come(&self) -> Option<Lease> {
-        let patience = CALL_PATIENCE.min(self.acquire_timeout);
-        let lease = self.pool.checkout(&self.state, Instant::now(), patience).await.ok()?;
-        let lease = speak_as(&self.state, lease, &self.metrics).await.ok()?;
+        let mut wait = Wait::new(CALL_PATIENCE.min(self.acquire_timeout));
+        let lease = fetch(&self.pool, &self.state, &self.metrics, &mut wait, pending()).await.ok()?;
         if self.registered.slot.aim.lease(&lease.server.target).is_err() {
             lease.release();
             return None;
@@ -258,63 +269,62 @@ impl Client {
     /// A server that speaks as this client, and that cancels of what the client does find.
     ///
     /// A client that is gone meanwhile keeps its place: PostgreSQL does what it was told before it notices.
-    async fn acquire(&mut self) -> Result<Lease, Refusal> {
+    async fn acquire(&mut self, wait: &mut Wait) -> Result<Lease, Refusal> {
         let _waiting = Present::new(&self.metrics, Activity::Waiting);
-        let began = Instant::now();
         let aim = self.registered.slot.aim.clone();
         let cancelled = aim.cancelled.notified();
         tokio::pin!(cancelled);
         cancelled.as_mut().enable();
         aim.wait();
         let lease = {
-            let checkout = self.pool.checkout(&self.state, began, self.acquire_timeout);
-            tokio::pin!(checkout);
-            let at_once = poll_fn(|cx| Poll::Ready(checkout.as_mut().poll(cx))).await;
-            if let Poll::Ready(lease) = at_once {
-                lease
-            } else {
-                self.wires.to_server.pack();
-                tokio::select! {
-                    biased;
-                    lease = checkout => lease,
-                    () = cancelled => {
-                        self.metrics.acquire_failed(AcquireFailure::Cancelled);
-                        return Err(cancelled_while_waiting());
-                    }
+            let fetched = fetch(&self.pool, &self.state, &self.metrics, wait, cancelled);
+            tokio::pin!(fetched);
+            match poll_fn(|cx| Poll::Ready(fetched.as_mut().poll(cx))).await {
+                Poll::Ready(lease) => lease,
+                Poll::Pending => {
+                    self.wires.to_server.pack();
+                    fetched.await
                 }
             }
         };
-        let lease = lease.map_err(|error| self.missed(&error))?;
-        let lease = speak_as(&self.state, lease, &self.metrics).await?;
+        let lease = lease.map_err(|missed| self.missed(&missed))?;
         if aim.lease(&lease.server.target).is_err() {
             lease.release();
-            self.metrics.acquire_failed(AcquireFailure::Cancelled);
-            return Err(cancelled_while_waiting());
+            return Err(self.missed(&Missed::Cancelled));
         }
-        self.metrics.acquire_seconds.observe(began.elapsed().as_secs_f64());
+        self.metrics.acquire_seconds.observe(wait.began.elapsed().as_secs_f64());
         Ok(lease)
     }
 
-    fn missed(&self, error: &CheckoutError) -> Refusal {
-        self.metrics.acquire_failed(error.failure());
-        warn!(
-            client = self.registered.slot.process_id,
-            database = %self.pool.database,
-            upstream = %self.pool.upstream.upstream.name,
-            %error,
-            "no server for a client"
-        );
-        error.refusal()
+    fn missed(&self, missed: &Missed) -> Refusal {
+        match missed {
+            Missed::Checkout(error) => {
+                self.metrics.acquire_failed(error.failure());
+                warn!(
+                    client = self.registered.slot.process_id,
+                    database = %self.pool.database,
+                    upstream = %self.pool.upstream.upstream.name,
+                    %error,
+                    "no server for a client"
+                );
+            }
+            Missed::Cancelled => self.metrics.acquire_failed(AcquireFailure::Cancelled),
+            Missed::Mute(_) => {}
+        }
+        missed.refusal()
     }
 
     /// Relays, probes where need be, and stays while something pins.
     async fn hold(
         &mut self,
         mut lease: Lease,
+        woken: Woken,
         mut goodbye: Pin<&mut WaitForCancellationFuture<'_>>,
     ) -> (Lease, Held) {
         let mut pinned = Pins::NONE;
         let mut since = None;
+        // Who is called for must hear what becomes of its server.
+        let mut begins = woken == Woken::Spoken;
         loop {
             let activity = if pinned.is_empty() { Activity::Active } else { Activity::Pinned };
             let present = Present::new(&self.metrics, activity);
@@ -326,6 +336,9 @@ impl Client {
                 &self.metrics,
                 pinned,
             );
+            if std::mem::take(&mut begins) {
+                relay.begin();
+            }
             let outcome = relay.run(goodbye.as_mut()).await;
             if std::mem::take(&mut relay.has_news) {
                 self.pool.forget_greetings();
@@ -356,6 +369,7 @@ impl Client {
                 Outcome::Ended(Left::Silently) => Held::Ended(End::Gone),
                 Outcome::Ended(Left::Babbling(_)) => Held::Ended(End::Babbled),
                 Outcome::Goodbye => Held::Left(End::Shutdown),
+                Outcome::Unheard(why) => Held::Unheard(why),
                 Outcome::ServerLost { why, told: true } => Held::Lost(End::ServerLost(why)),
                 Outcome::ServerLost { why, told: false } => Held::Lost(End::Refused(server_lost(&why))),
             };
@@ -501,51 +515,10 @@ enum Held {
     Left(End),
     /// The server has ended as its client has.
     Ended(End),
+    /// The server is gone, and has heard nothing of the client's.
+    Unheard(String),
     /// The server is gone.
     Lost(End),
-}
-
-/// Makes a server speak as a client, before a byte of the client's is sent.
-///
-/// # Errors
-/// PostgreSQL's own words where a setting is refused. The server is closed.
-pub async fn speak_as(
-    state: &ClientState,
-    mut lease: Lease,
-    metrics: &PoolMetrics,
-) -> Result<Lease, Refusal> {
-    match make_speak(state, &mut lease.server, metrics).await {
-        Ok(()) => Ok(lease),
-        Err(error) => {
-            lease.discard("handover_failed");
-            Err(match error {
-                ExchangeError::Refused(refusal) => refusal.fatal_too(),
-                lost @ (ExchangeError::Closed
-                | ExchangeError::Io(_)
-                | ExchangeError::Length(_)
-                | ExchangeError::Nonsense
-                | ExchangeError::TimedOut) => server_lost(&lost.to_string()),
-            })
-        }
-    }
-}
-
-async fn make_speak(
-    state: &ClientState,
-    server: &mut Server,
-    metrics: &PoolMetrics,
-) -> Result<(), ExchangeError> {
-    server.state.handed_to(state);
-    if let Some((sql, settings)) = hand_over(state, &server.state) {
-        metrics.handovers_total.inc();
-        server.exchange(&sql, &mut Vec::new()).await?;
-        server.state.speak_with(settings);
-    }
-    if server.state.must_forget_sequences(state) {
-        server.exchange(b"DISCARD SEQUENCES", &mut Vec::new()).await?;
-        server.state.sequences_are_forgotten();
-    }
-    Ok(())
 }
 
 /// The words of PostgreSQL (SocketBackend), which says nothing of a wrong length.
@@ -631,10 +604,6 @@ pub fn shutdown() -> Refusal {
     Refusal::fatal("57P01", "terminating connection due to administrator command")
 }
 
-fn cancelled_while_waiting() -> Refusal {
-    Refusal::new(Severity::Error, "57014", "canceling statement due to user request")
-}
-
 fn overdue() -> Refusal {
     let why =
         format!("stagedoor: canceled, because the client has ended and nothing has moved for {FAREWELL:?}");
@@ -642,6 +611,5 @@ fn overdue() -> Refusal {
 }
 
 fn server_lost(why: &str) -> Refusal {
-    Refusal::fatal("08006", &format!("stagedoor: the connection to PostgreSQL was lost: {why}"))
-        .hint("The transaction may or may not have been committed. Connect again.")
+    unheard(why).hint("The transaction may or may not have been committed. Connect again.")
 }

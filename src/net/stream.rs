@@ -120,6 +120,15 @@ impl Stream {
         }
     }
 
+    /// Whether all of what was written and not flushed waits inside still: none of it has been sent.
+    #[must_use]
+    pub const fn holds_all(&self) -> bool {
+        match &self.0 {
+            Kind::Tcp(_) | Kind::Unix(_) => false,
+            Kind::Tls(tls) => tls.holds_all(),
+        }
+    }
+
     /// Ready when nothing waits inside any more.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.0 {

@@ -63,7 +63,7 @@ use crate::wire::refusal::Severity;
 const GREETINGS_MAX: usize = 128;
 
 /// Between two tries to connect: doubled each time up to the second, with jitter.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+pub(crate) const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// How long servers that were opened by an older policy may still be used.
 const RETIREMENT: Duration = Duration::from_secs(60);
@@ -153,6 +153,15 @@ impl CheckoutError {
             Self::PasswordRefused(refusal) | Self::FirstProbe(ExchangeError::Refused(refusal)) => refusal.clone(),
             Self::FirstProbe(error) => Refusal::fatal("08006", &format!("stagedoor: {error}")),
             Self::Ended => Refusal::fatal("57P01", "terminating connection due to administrator command"),
+        }
+    }
+
+    /// Whether another try may do better.
+    fn is_retryable(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_retryable(),
+            Self::FirstProbe(error) => error.is_of_the_server(),
+            Self::TimedOut { .. } | Self::PasswordRefused(_) | Self::Ended => false,
         }
     }
 
@@ -492,10 +501,10 @@ impl Pool {
             match self.credential.turn() {
                 Turn::LogIn(password) => match Box::pin(self.connect(startup, password.as_ref())).await {
                     Ok(server) => return Ok(server),
-                    Err(CheckoutError::Connect(error)) if error.is_retryable() => {
+                    Err(error) if error.is_retryable() => {
                         let pause = backoff.mul_f64(jitter());
                         if Instant::now() + pause >= deadline {
-                            return Err(CheckoutError::Connect(error));
+                            return Err(error);
                         }
                         sleep(pause).await;
                         backoff = (backoff * 2).min(BACKOFF.1);

@@ -65,6 +65,9 @@ pub struct Server {
     pub opened: Instant,
     /// When its lifetime ends.
     pub expires: Instant,
+    /// Nothing more reaches it: it was told that no more will come, or could not be written to. It ends, although it may
+    /// say that it is ready before it does.
+    pub ends: bool,
 }
 
 /// Why a question of ours had no answer.
@@ -82,6 +85,18 @@ pub enum ExchangeError {
     Nonsense,
     #[error("the server did not answer within {EXCHANGE_TIMEOUT:?}")]
     TimedOut,
+}
+
+impl ExchangeError {
+    /// Whether the server has ended, or might as well have: another one may do better.
+    #[must_use]
+    pub fn is_of_the_server(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.is_fatal(),
+            Self::Closed | Self::Io(_) | Self::TimedOut => true,
+            Self::Length(_) | Self::Nonsense => false,
+        }
+    }
 }
 
 impl Drop for Server {
@@ -123,6 +138,7 @@ impl Server {
             statements: Arc::default(),
             opened,
             expires: opened + lifetime,
+            ends: false,
         };
         let answer = server.probe(PROBE.as_bytes(), &mut Vec::new()).await?;
         server.state = ServerState::new(reported, answer, connected.startup);
@@ -269,8 +285,10 @@ impl Server {
     pub fn close(mut self) -> Pin<Box<impl Future<Output = ()> + Send>> {
         Box::pin(async move {
             let gone = async {
+                if self.stream.write_all(TERMINATE).await.is_err() {
+                    return; // It is gone already.
+                }
                 // Whatever fails here: the end of the stream tells.
-                let _ = self.stream.write_all(TERMINATE).await;
                 let _ = self.stream.shutdown().await;
                 let mut chunk = [0; 512];
                 while matches!(self.stream.read(&mut chunk).await, Ok(count) if count > 0) {}

@@ -36,6 +36,8 @@ pub enum Unclean {
     HalfFrame,
     #[error("the server waited for more of a batch or a COPY")]
     Waiting,
+    #[error("the server ends as its client has")]
+    Ends,
     #[error("what the client left cannot be removed: {0}")]
     Pinned(&'static str),
     #[error("the server did not come to rest")]
@@ -68,6 +70,9 @@ pub async fn clean(
     }
     if !remains.whole {
         return Err(Unclean::HalfFrame);
+    }
+    if server.ends {
+        return Err(Unclean::Ends);
     }
     let Remains { flow, scanner, .. } = remains;
     let rested = timeout(CANCELLED, drain(server, client, flow, scanner)).await;

@@ -272,6 +272,12 @@ impl Names {
         }
     }
 
+    /// Nothing that is under way was heard.
+    pub fn unheard(&mut self) {
+        self.swept(self.changes.len());
+        self.settled();
+    }
+
     /// A DEALLOCATE is sent; `name` is what it names, where that is one of these.
     pub fn deallocating(&mut self, segment: u64, name: Option<&[u8]>) {
         self.deallocated.push_back(Deallocated { segment, name: name.map(|name| cut(name).into()) });

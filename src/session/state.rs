@@ -174,6 +174,19 @@ impl ClientState {
         pins
     }
 
+    /// What it is before it says anything to a server.
+    #[must_use]
+    pub const fn unsaid(&self) -> Unsaid {
+        Unsaid { taints: self.taints, sequences_last: self.sequences_last }
+    }
+
+    /// Its server was lost and has heard nothing of what it said since it was `unsaid`: it may say it to another one.
+    pub fn unheard(&mut self, unsaid: Unsaid) {
+        Unsaid { taints: self.taints, sequences_last: self.sequences_last } = unsaid;
+        self.names.unheard();
+        self.unnamed.unheard();
+    }
+
     /// Whether its unnamed statement lies on its server and nowhere else.
     #[must_use]
     pub fn is_immovable(&self) -> bool {
@@ -184,6 +197,13 @@ impl ClientState {
         self.next_token += 1;
         self.next_token
     }
+}
+
+/// What a client that says something changes of itself, and no answer takes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Unsaid {
+    taints: Pins,
+    sequences_last: bool,
 }
 
 /// What one server connection has been told. Lives as long as the connection.

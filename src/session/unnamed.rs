@@ -84,6 +84,11 @@ impl Unnamed {
         }
     }
 
+    /// Nothing that is under way was heard.
+    pub fn unheard(&mut self) {
+        self.swept(self.under_way.len(), false);
+    }
+
     fn replace(&mut self, now: Option<Statement>) {
         if let Some(old) = std::mem::replace(&mut self.current, now).and_then(|old| old.body) {
             self.spare = old;

@@ -135,6 +135,12 @@ impl TlsStream {
         }
     }
 
+    /// Whether there is something to send, and none of it has been.
+    #[must_use]
+    pub const fn holds_all(&self) -> bool {
+        self.sent == 0 && self.made > 0
+    }
+
     /// Whether something lies here that nobody has read yet.
     const fn has_input(&self) -> bool {
         self.unread || self.taken < self.plaintext.len() || self.closed

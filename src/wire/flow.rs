@@ -127,6 +127,21 @@ impl Flow {
         self.sent = self.approved;
     }
 
+    /// Where the unscanned part begins, for [`Flow::rewind`]. Nothing may be pending.
+    #[must_use]
+    pub const fn place(&self) -> usize {
+        self.approved
+    }
+
+    /// Goes back to a place: what was decided on since is not, and ours is gone. Only where nothing was read since, and nothing
+    /// was sent.
+    pub fn rewind(&mut self, place: usize) {
+        self.approved = place.min(self.filled);
+        self.sent = self.approved;
+        self.out.clear();
+        self.out_sent = 0;
+    }
+
     /// Puts `bytes` of our own behind all that was approved so far.
     pub fn insert(&mut self, bytes: &[u8]) {
         self.settle();
@@ -281,6 +296,21 @@ mod tests {
         flow.fill(4);
         flow.approve(9);
         assert_eq!(drain(&mut flow, 100), b"twothreefour");
+    }
+
+    #[test]
+    fn what_was_not_written_can_be_decided_on_again() {
+        let mut flow = filled(b"onetwothree");
+        flow.skip(3);
+        let place = flow.place();
+        flow.insert(b"+");
+        flow.skip(1);
+        flow.approve(4);
+        flow.insert(b"+");
+        flow.rewind(place);
+        assert_eq!((flow.pending(), flow.unscanned()), (0, &b"twothree"[..]));
+        flow.approve(3);
+        assert_eq!(drain(&mut flow, 2), b"two");
     }
 
     #[test]

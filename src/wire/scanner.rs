@@ -40,7 +40,7 @@ const fn set(interest: &mut Interest, tag: u8) {
 }
 
 /// The position in one direction of a connection's stream.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Scanner {
     interest: &'static Interest,
     /// Bytes of the present frame that are still to come and may pass unread.

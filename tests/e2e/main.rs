@@ -32,6 +32,7 @@ mod endings;
 mod large;
 mod leaks;
 mod limits;
+mod lost;
 mod metrics;
 mod parameters;
 mod pins;

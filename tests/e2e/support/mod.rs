@@ -7,6 +7,7 @@ pub mod deadline;
 pub mod dice;
 pub mod flows;
 pub mod frames;
+pub mod go_between;
 pub mod message;
 pub mod node;
 pub mod postgres;
