@@ -1,5 +1,6 @@
 //! What is measured: groups of cells. A group has fresh processes, so that no cell inherits the memory of another kind;
-//! their servers are connected already, unless it is `cold`. `measure` runs a cell once for one contender.
+//! their servers are connected already, unless it is `cold`. `measure` runs a cell once for one contender,
+//! and `repeat` says how often it does so in a round, where once is soon done.
 
 import * as bulk from './bulk.mjs';
 import * as idle from './idle.mjs';
@@ -11,7 +12,7 @@ import { CELLS, QUICK } from './settings.mjs';
 const pooler = (contender) => contender.name !== 'direct';
 const statements = (mode, clients) => ({ name: `${mode} c=${clients}`, mode, clients, measure: pgbench.measure });
 const driven = (driver) => ({ name: `node ${driver}`, driver, measure: node.measure });
-const moved = (name, kind) => ({ name, kind, measure: bulk.measure });
+const moved = (name, kind) => ({ name, kind, repeat: QUICK ? 1 : 3, measure: bulk.measure });
 const beside = (count, clients) => ({ ...statements('simple', clients), name: `idle ${count}, simple c=${clients}` });
 
 /** `before` is no choice of its own: the cells of its group need it. */
