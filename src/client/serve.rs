@@ -230,7 +230,7 @@ impl Client {
                 return Err(end);
             }
             Held::Ended(end) => {
-                self.close(lease, &Unclean::Waiting);
+                self.close(lease, &Unclean::Waiting).await;
                 return Err(end);
             }
             Held::Returned if rest == Rest::Overdue => lease.discard("unclean"),
@@ -432,18 +432,19 @@ impl Client {
         let remains = Remains { flow: to_client, scanner: server_scanner, whole };
         match clean(&mut lease.server, &mut self.state, remains).await {
             Ok(()) => lease.release(),
-            Err(why) => self.close(lease, &why),
+            Err(why) => self.close(lease, &why).await,
         }
     }
 
-    fn close(&self, lease: Lease, why: &Unclean) {
+    /// A client that reads the end of its connection finds its locks free, as PostgreSQL's own clients do.
+    async fn close(&self, lease: Lease, why: &Unclean) {
         info!(
             client = self.registered.slot.process_id,
             database = %self.pool.database,
             %why,
             "a server is closed because its client left it unclean"
         );
-        lease.discard("unclean");
+        lease.close("unclean").await;
     }
 
     /// The statement at the head of what the client said gets an error, and the client stays.

@@ -106,6 +106,8 @@ pub struct Dying {
     pub pool: Arc<Pool>,
     pub server: Box<Server>,
     pub reason: &'static str,
+    /// Is dropped when the server is closed.
+    pub heir: Option<oneshot::Sender<()>>,
 }
 
 /// The servers of one database and user.
@@ -319,11 +321,18 @@ impl UpstreamPools {
     }
 
     /// Has a server closed; its place is free when it is gone.
-    pub(crate) fn bury(&self, pool: &Arc<Pool>, server: Box<Server>, reason: &'static str) {
-        let dying = Dying { pool: pool.clone(), server, reason };
+    pub(crate) fn bury(
+        &self,
+        pool: &Arc<Pool>,
+        server: Box<Server>,
+        reason: &'static str,
+    ) -> oneshot::Receiver<()> {
+        let (heir, closed) = oneshot::channel();
+        let dying = Dying { pool: pool.clone(), server, reason, heir: Some(heir) };
         if self.dying.send(dying).is_err() {
             self.closed(pool, reason); // Nobody closes gently any more: the sidecar is ending.
         }
+        closed
     }
 
     /// Takes out the idle servers that are dead, too old or too long idle.
@@ -411,7 +420,7 @@ impl Pool {
             let opened = match grant {
                 Grant::Server(mut server) => {
                     if !server.is_alive() {
-                        self.upstream.bury(self, server, "server_gone");
+                        drop(self.upstream.bury(self, server, "server_gone"));
                         drop(place.keep());
                         continue;
                     }
@@ -631,7 +640,7 @@ impl Drop for Waiting<'_> {
         match self.receiver.try_recv() {
             Ok(Grant::Server(server)) => upstream.give_back(self.pool, server),
             Ok(Grant::Connect) => upstream.freed(self.pool),
-            Ok(Grant::Replace(server)) => upstream.bury(self.pool, server, "made_room"),
+            Ok(Grant::Replace(server)) => drop(upstream.bury(self.pool, server, "made_room")),
             Err(_) => {}
         }
     }

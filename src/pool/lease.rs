@@ -53,7 +53,15 @@ impl Lease {
     /// Closes the server. `reason` is the label of `stagedoor_server_connections_closed_total`.
     pub fn discard(self, reason: &'static str) {
         if let Some(pool) = self.place.keep() {
-            pool.upstream.bury(&pool, self.server, reason);
+            drop(pool.upstream.bury(&pool, self.server, reason));
+        }
+    }
+
+    /// As [`Self::discard`], and waits until PostgreSQL has ended the session and all that it held is free, or has taken too
+    /// long for that.
+    pub async fn close(self, reason: &'static str) {
+        if let Some(pool) = self.place.keep() {
+            let _ = pool.upstream.bury(&pool, self.server, reason).await; // Nothing is sent: it is dropped.
         }
     }
 }

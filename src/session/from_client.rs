@@ -167,7 +167,8 @@ fn query(
         client.names.forgetting();
     }
     let drops = listens && client.unnamed.drop_statement(server.pipeline.segment());
-    server.pipeline.push(Request::Query { drops }, Delivery::Forward);
+    let is_plain = received.whole && text.is_ascii();
+    server.pipeline.push(Request::Query { drops, is_plain }, Delivery::Forward);
     match spoken.or(rewritten) {
         Some(said) => {
             push_frame(out, tag::QUERY, &[&said, b"\0"]);

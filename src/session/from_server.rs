@@ -100,7 +100,7 @@ fn ready(client: &mut ClientState, server: &mut ServerState, body: &[u8]) -> Fro
     let Some(ended) = server.pipeline.ready() else {
         return FromServer::Broken("a ReadyForQuery that nobody is owed");
     };
-    if let Request::Query { drops } = ended.request {
+    if let Request::Query { drops, .. } = ended.request {
         server.pipeline.is_told = false;
         server.unnamed = if drops { client.unnamed.confirmed() } else { Lies::Nothing };
     }
@@ -130,8 +130,13 @@ fn failed(
     if server.pipeline.is_told {
         return FromServer::Swallow;
     }
+    let is_unread = is_unread(client, server, field(body, b'C'));
+    if is_unread && let Some(drops) = server.pipeline.unread() {
+        client.unnamed.swept(usize::from(drops), false);
+        server.unnamed = Lies::Unknown;
+    }
     let swept = server.pipeline.failed();
-    sweep(client, server, &swept);
+    sweep(client, server, &swept, is_unread);
     // It is the client's Query that fails, though it was the Parse before it.
     server.pipeline.is_told = !swept.is_empty() && is_ours(server);
     let fails = swept.first().map(|expected| expected.request);
@@ -169,8 +174,20 @@ fn misfit() -> Refusal {
     refusal.said_by("plancache.c", "RevalidateCachedQuery")
 }
 
-/// Takes back what was noted for messages that the server has skipped. The first of them is what failed.
-fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected]) {
+/// Whether what fails may be a message that PostgreSQL could not read, and has not begun to act on (`pq_getmsgstring`,
+/// `pq_getmsgend`): in its encoding, or at all.
+fn is_unread(client: &ClientState, server: &ServerState, sqlstate: Option<&str>) -> bool {
+    let is_plain = match server.pipeline.head().map(|head| head.request) {
+        Some(Request::Query { is_plain, .. }) => is_plain,
+        Some(Request::Parse(Of::Unnamed)) => client.unnamed.is_plain(),
+        _ => return false,
+    };
+    sqlstate == Some("08P01") || (!is_plain && matches!(sqlstate, Some("22021" | "22P05")))
+}
+
+/// Takes back what was noted for messages that the server has skipped. The first of them is what failed, perhaps because it
+/// `is_unread`.
+fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected], is_unread: bool) {
     let Some(first) = swept.first() else { return };
     let fails = |of| first.request == Request::Parse(of);
     let (mut names, mut unnamed) = (0, 0);
@@ -184,30 +201,30 @@ fn sweep(client: &mut ClientState, server: &mut ServerState, swept: &[Expected])
             Request::Close(Of::Ours(id)) if id > 0 => server.prepared.doom(id),
             Request::Close(Of::Named(_)) => names += 1,
             Request::Close(Of::Plain) => server.prepared.strays_stay(),
-            Request::Parse(Of::Unnamed) | Request::Close(Of::Unnamed) | Request::Query { drops: true } => {
-                unnamed += 1
-            }
+            Request::Parse(Of::Unnamed)
+            | Request::Close(Of::Unnamed)
+            | Request::Query { drops: true, .. } => unnamed += 1,
             Request::Describe(id) => server.prepared.not_described(id),
             Request::Parse(Of::Plain)
             | Request::Close(Of::Ours(_))
             | Request::Bind { .. }
             | Request::Misfit
             | Request::Execute
-            | Request::Query { drops: false }
+            | Request::Query { drops: false, .. }
             | Request::Call
             | Request::CopyEnd
             | Request::Sync => {}
         }
     }
     client.names.swept(names);
-    client.unnamed.swept(unnamed, fails(Of::Unnamed));
+    client.unnamed.swept(unnamed, fails(Of::Unnamed) && !is_unread);
     let is_ours = |of| matches!(of, Request::Parse(Of::Ours(0)) | Request::Close(Of::Ours(0)));
     if swept.iter().any(|expected| is_ours(expected.request)) {
         server.unnamed_sent_in = None;
     }
-    if fails(Of::Unnamed) || fails(Of::Ours(0)) {
+    if (fails(Of::Unnamed) && !is_unread) || fails(Of::Ours(0)) {
         server.unnamed = Lies::Nothing;
-    } else if swept.iter().any(|expected| is_ours(expected.request)) {
+    } else if fails(Of::Unnamed) || swept.iter().any(|expected| is_ours(expected.request)) {
         server.unnamed = Lies::Unknown;
     }
 }
@@ -283,6 +300,10 @@ fn note_command(client: &mut ClientState, server: &mut ServerState, body: &[u8])
         Some(b"DISCARD ALL") => {
             forget_sequences(client, server);
             forget_statements(client, server);
+        }
+        Some(b"DISCARD PLANS") => {
+            client.names.unanalysed();
+            server.prepared.forget_constants();
         }
         Some(b"DISCARD SEQUENCES") => forget_sequences(client, server),
         Some(b"DEALLOCATE ALL") => forget_statements(client, server),

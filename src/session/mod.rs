@@ -11,6 +11,7 @@ pub mod prepared;
 pub mod probe;
 mod reading;
 pub mod reported;
+mod stand_in;
 pub mod state;
 mod statements;
 #[cfg(test)]

@@ -22,6 +22,9 @@ const TEXTS_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// PostgreSQL keeps so much of a name (NAMEDATALEN, less its NUL).
 const NAME_BYTES_MAX: usize = 63;
 
+/// The number of no `search_path`.
+const NO_PATH: u64 = u64::MAX;
+
 /// A text with its parameter types, as Parse carries them.
 #[derive(Debug)]
 pub struct Text {
@@ -241,6 +244,15 @@ impl Names {
     pub fn read_anew(&mut self, name: &[u8], text: Arc<Text>) {
         if let Some(named) = self.texts.get_mut(cut(name)) {
             named.text = text;
+        }
+    }
+
+    /// PostgreSQL analyses all texts once more when they are used next (`ResetPlanCache`).
+    pub fn unanalysed(&mut self) {
+        for named in self.texts.values_mut() {
+            if let Some(reading) = named.text.reading().cloned() {
+                named.text = Arc::new(named.text.read_anew(named.text.context, reading, NO_PATH));
+            }
         }
     }
 

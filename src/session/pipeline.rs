@@ -27,6 +27,8 @@ pub enum Request {
     Query {
         /// There is an unnamed statement for it to drop.
         drops: bool,
+        /// Its text is ASCII, so that PostgreSQL can read it in any encoding.
+        is_plain: bool,
     },
     /// FunctionCall, likewise. It leaves the unnamed statement alone.
     Call,
@@ -36,6 +38,11 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it runs something.
+    const fn runs(self) -> bool {
+        matches!(self, Self::Query { .. } | Self::Call | Self::Execute)
+    }
+
     /// Whether a ReadyForQuery ends the answer.
     const fn is_last(self) -> bool {
         matches!(self, Self::Query { .. } | Self::Call | Self::Sync)
@@ -98,6 +105,10 @@ pub struct Pipeline {
     flushed: bool,
     /// The client has read already why its Query will fail.
     pub is_told: bool,
+    /// Some of the reply at the head has come.
+    has_begun: bool,
+    /// Something was sent that may end a transaction, and there was no ReadyForQuery since.
+    runs: bool,
 }
 
 impl Pipeline {
@@ -132,6 +143,7 @@ impl Pipeline {
                 }
             }
         }
+        self.runs |= request.runs();
         if request != Request::CopyEnd {
             self.flushed = request.is_last();
         }
@@ -156,6 +168,12 @@ impl Pipeline {
         self.segment - self.owed.iter().filter(ends).count() as u64
     }
 
+    /// Whether an earlier batch is not answered.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.answering() < self.segment
+    }
+
     /// Whether the server reads what is sent now as ordinary messages, and will act on it.
     #[must_use]
     pub const fn is_listening(&self) -> bool {
@@ -176,6 +194,7 @@ impl Pipeline {
 
     /// The reply at the head is complete.
     pub fn pop(&mut self) -> Option<Expected> {
+        self.has_begun = false;
         let answered = self.owed.pop_front();
         self.pass_copy_ends();
         answered
@@ -195,14 +214,26 @@ impl Pipeline {
     /// The server says something that answers a request. Of what was sent before that it owes nothing more.
     pub const fn answers(&mut self) {
         self.copied_syncs = 0;
+        self.has_begun = true;
+    }
+
+    /// The Query at the head is refused before PostgreSQL has read it: it is as if it had not been sent. Tells whether it
+    /// would have dropped the unnamed statement.
+    pub fn unread(&mut self) -> Option<bool> {
+        let head = self.owed.front_mut().filter(|_| !self.has_begun)?;
+        let Request::Query { drops, .. } = head.request else { return None };
+        head.request = Request::Call;
+        Some(drops)
     }
 
     /// ReadyForQuery came: the request that it ends, or `None` where something else is owed first.
     pub fn ready(&mut self) -> Option<Expected> {
+        self.has_begun = false;
         self.copy_in = CopyIn::None;
         let ends = |expected: &mut Expected| expected.request.is_last();
         if let Some(ended) = self.owed.pop_front_if(ends) {
             self.pass_copy_ends();
+            self.runs = self.owed.iter().any(|expected| expected.request.runs());
             return Some(ended);
         }
         self.copied_syncs = self.copied_syncs.checked_sub(1)?;
@@ -249,6 +280,12 @@ impl Pipeline {
         }
         let is_batch = self.head().is_some_and(|head| head.request == Request::Execute);
         self.unsynced |= is_batch && !self.owed.iter().any(|owed| owed.request == Request::Sync);
+    }
+
+    /// Whether the last ReadyForQuery tells the status of the transaction still.
+    #[must_use]
+    pub const fn keeps_transaction(&self) -> bool {
+        !self.runs && matches!(self.copy_in, CopyIn::None)
     }
 
     /// Whether the server owes nothing and waits for nothing.
@@ -334,7 +371,7 @@ mod tests {
                 'D' => pipeline.push(Request::Describe(0), Delivery::Forward),
                 'E' => pipeline.push(Request::Execute, Delivery::Forward),
                 'C' => pipeline.push(Request::Close(Of::Plain), Delivery::Forward),
-                'Q' => pipeline.push(Request::Query { drops: false }, Delivery::Forward),
+                'Q' => pipeline.push(Request::Query { drops: false, is_plain: true }, Delivery::Forward),
                 'S' => pipeline.push(Request::Sync, Delivery::Forward),
                 'c' => pipeline.copy_ended(),
                 'g' => pipeline.copy_in(),

@@ -152,6 +152,13 @@ impl Prepared {
         self.last
     }
 
+    /// Something is prepared that is used once, under the name of the number that this returns.
+    pub fn add_once(&mut self) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        self.doomed.push(self.last);
+        self.last
+    }
+
     /// What is under way stays, so a long batch may bring more for a while.
     fn evict(&mut self) {
         while self.shelf.len() > PREPARED_MAX {
@@ -212,6 +219,17 @@ impl Prepared {
             let over = is_over(key.context);
             doomed.extend(over.then_some(entry.id));
             !over
+        });
+    }
+
+    /// `DISCARD PLANS`: what has constants is read once more by the settings of whoever uses it next, and other clients
+    /// than the one who said it must not find that.
+    pub fn forget_constants(&mut self) {
+        let Self { shelf, doomed, .. } = self;
+        shelf.retain(|key, entry| {
+            let stays = key.text.reading().is_none() || entry.sent_in.is_some();
+            doomed.extend((!stays).then_some(entry.id));
+            stays
         });
     }
 

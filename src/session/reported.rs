@@ -18,6 +18,9 @@ const REPORTED_MAX: usize = 64;
 pub const READ_BY: [&str; 5] =
     [CLIENT_ENCODING, "DateStyle", "IntervalStyle", "standard_conforming_strings", "TimeZone"];
 
+/// Of these: those by which its bytes are read, once and for all.
+pub const SCANNED_BY: [&str; 2] = [CLIENT_ENCODING, "standard_conforming_strings"];
+
 /// What ParameterStatus said last, in the server's order. Copies share it until one of them changes.
 #[derive(Clone, Debug)]
 pub struct Reported {
@@ -90,6 +93,18 @@ impl Reported {
     #[must_use]
     pub const fn reading(&self) -> u64 {
         self.reading
+    }
+
+    /// The same, with the values of `names` as `other` has them.
+    #[must_use]
+    pub fn with(&self, names: &[&str], other: &Self) -> Self {
+        let mut with = self.clone();
+        for name in names {
+            if let Some(value) = other.get(name) {
+                with.set(name, value);
+            }
+        }
+        with
     }
 
     /// What of `now` is news to whoever knows this.

@@ -294,6 +294,11 @@ impl ServerState {
         self.transaction == Transaction::Idle && self.pipeline.is_settled()
     }
 
+    /// The transaction has failed, and nothing is under way that could end it.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.transaction == Transaction::Failed && self.pipeline.keeps_transaction()
+    }
+
     /// We send a simple Query of our own: it drops the unnamed statement (exec_simple_query). Returns what goes
     /// before it: Closes of statements that nobody needs.
     pub fn asked(&mut self) -> Vec<u8> {

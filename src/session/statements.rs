@@ -27,6 +27,10 @@ use crate::session::prepared::push_parse;
 use crate::session::reading::give_back;
 use crate::session::reading::lend;
 use crate::session::reported::READ_BY;
+use crate::session::reported::SCANNED_BY;
+use crate::session::stand_in::Choice;
+use crate::session::stand_in::Wanted;
+use crate::session::stand_in::choose;
 use crate::session::state::ClientState;
 use crate::session::state::SIGNAL_STATEMENTS_MAX;
 use crate::session::state::ServerState;
@@ -224,7 +228,7 @@ pub(super) fn bind(
     out: &mut Vec<u8>,
 ) -> FromClient {
     let body = received.frame.body;
-    let Some((portal, name, _)) = frontend::bind(body) else {
+    let Some((portal, name, rest)) = frontend::bind(body) else {
         return forward(server, Request::Bind { id: 0, name: 0 });
     };
     if is_deaf(server) {
@@ -239,7 +243,8 @@ pub(super) fn bind(
         return FromClient::Wait;
     };
     let mut request = Request::Bind { id: 0, name: client.names.number(name) };
-    let (new_name, effect) = match find(client, server, name, out) {
+    let wanted = Wanted::bind(rest);
+    let (new_name, effect) = match find(client, server, name, wanted, out) {
         Statement::Unsure => return wait(server, out),
         Statement::AsNamed(effect) => (None, effect),
         Statement::Ours(id, effect) => match fits(client, server, name, id) {
@@ -332,7 +337,7 @@ pub(super) fn describe(
     let Some(Target::Statement(name)) = frontend::target(body).filter(|_| !is_deaf(server)) else {
         return forward(server, Request::Describe(0));
     };
-    let (id, new_name) = match find(client, server, name, out) {
+    let (id, new_name) = match find(client, server, name, Some(Wanted::Describe), out) {
         Statement::Unsure => return wait(server, out),
         Statement::AsNamed(_) => (0, None),
         Statement::Ours(id, effect) => {
@@ -388,9 +393,15 @@ pub(super) fn close(
     FromClient::Replace
 }
 
-/// Makes sure that the server has the statement that the client calls `name`; what must be sent for that goes
-/// into `out`.
-fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &mut Vec<u8>) -> Statement {
+/// Makes sure that the server has the statement that the client calls `name`, or one that does for what is `wanted`; what
+/// must be sent for that goes into `out`.
+fn find(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    name: &[u8],
+    wanted: Option<Wanted>,
+    out: &mut Vec<u8>,
+) -> Statement {
     if client.is_alone() {
         if name.is_empty() {
             forget_foreign(server, out);
@@ -405,7 +416,8 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
         if client.unnamed.is_unsure(segment) || is_under_way || hangs {
             return Statement::Unsure;
         }
-        return Statement::AsNamed(find_unnamed(client, server, out));
+        let effect = find_unnamed(client, server, wanted, out);
+        return effect.map_or(Statement::Unsure, Statement::AsNamed);
     }
     if is_unsure(client, server, name) {
         return Statement::Unsure;
@@ -418,10 +430,10 @@ fn find(client: &mut ClientState, server: &mut ServerState, name: &[u8], out: &m
         return Statement::Unsure;
     }
     let id = if text.effect.has(Effect::STATEMENTS) {
-        Some(prepare_to_speak(client, server, &text, out))
+        prepare_to_speak(client, server, &text, wanted, out)
     } else {
         let text = as_analysed(client, server, name, text.clone());
-        ensure(server, &text, out)
+        ensure(server, &text, wanted, out)
     };
     id.map_or(Statement::Unsure, |id| Statement::Ours(id, text.effect))
 }
@@ -454,7 +466,12 @@ fn ask_for_columns(server: &mut ServerState, id: u32, out: &mut Vec<u8>) -> From
 
 /// The number of `text` on this server, prepared there if it was not; `None` where only the answer to an earlier
 /// batch can tell.
-fn ensure(server: &mut ServerState, text: &Arc<Text>, out: &mut Vec<u8>) -> Option<u32> {
+fn ensure(
+    server: &mut ServerState,
+    text: &Arc<Text>,
+    wanted: Option<Wanted>,
+    out: &mut Vec<u8>,
+) -> Option<u32> {
     let (context, settled) = server.contexts();
     let segment = server.pipeline.segment();
     // First what its client itself has parsed, if it lies here: PostgreSQL plans it anew where it must.
@@ -470,6 +487,9 @@ fn ensure(server: &mut ServerState, text: &Arc<Text>, out: &mut Vec<u8>) -> Opti
     {
         return Some(id);
     }
+    if let Some(stood_in) = stand_in(server, text.behind(), wanted, out) {
+        return stood_in;
+    }
     let id = server.prepared.add(text.clone(), context, segment);
     close_doomed(server, out);
     read_as_parsed(server, text, out, |server, out| {
@@ -479,15 +499,35 @@ fn ensure(server: &mut ServerState, text: &Arc<Text>, out: &mut Vec<u8>) -> Opti
     Some(id)
 }
 
+/// Prepares the empty statement where it does for what is `wanted` of `behind`. `Some` where nothing else is to be prepared,
+/// `None` in it where only the answer to an earlier batch can tell.
+fn stand_in(
+    server: &mut ServerState,
+    behind: &[u8],
+    wanted: Option<Wanted>,
+    out: &mut Vec<u8>,
+) -> Option<Option<u32>> {
+    match choose(server, behind, wanted?) {
+        Choice::Itself => None,
+        Choice::Unsure => Some(None),
+        Choice::StandIn(behind) => {
+            let id = server.prepared.add_once();
+            push_parse(out, ServerName::of(id).as_bytes(), &behind);
+            server.pipeline.push(Request::Parse(Of::Ours(id)), Delivery::Swallow);
+            Some(Some(id))
+        }
+    }
+}
+
 /// The text that the client calls `name` as PostgreSQL knows it when it is used now: in another `search_path` it analyses
 /// it once more, and reads its constants by the settings of that moment (`RevalidateCachedQuery`).
 fn as_analysed(client: &mut ClientState, server: &ServerState, name: &[u8], text: Arc<Text>) -> Arc<Text> {
     let path = server.parameters().path();
     let is_known = server.transaction != Transaction::Failed && !server.is_reported_late();
-    if text.reading().is_none() || text.path() == path || !is_known {
-        return text;
-    }
-    let text = Arc::new(text.read_anew(server.contexts().0, server.reported.clone(), path));
+    let Some(reading) = text.reading().filter(|_| text.path() != path && is_known) else { return text };
+    // Its bytes are not read once more, only what they were taken for.
+    let now = server.reported.with(&SCANNED_BY, reading);
+    let text = Arc::new(text.read_anew(server.contexts().0, now, path));
     client.names.read_anew(name, text.clone());
     text
 }
@@ -501,14 +541,18 @@ fn read_as_parsed(
     parse: impl FnOnce(&mut ServerState, &mut Vec<u8>),
 ) {
     let is_analysed_anew = text.path() != server.parameters().path();
-    let Some(reading) = text.reading().filter(|_| !is_analysed_anew) else { return parse(server, out) };
+    let Some(reading) = text.reading() else { return parse(server, out) };
     let is_late = server.is_reported_late();
     if !is_late && reading.reading() == server.reported.reading() {
         return parse(server, out);
     }
-    let others = READ_BY.into_iter().filter_map(|name| Some((name, reading.get(name)?)));
+    let read_by: &[&str] = if is_analysed_anew { &SCANNED_BY } else { &READ_BY };
+    let others = read_by.iter().filter_map(|name| Some((*name, reading.get(name)?)));
     let others = others.filter(|(name, value)| is_late || server.reported.get(name) != Some(value));
     let others: Vec<(&str, &[u8])> = others.collect();
+    if others.is_empty() {
+        return parse(server, out);
+    }
     run_quietly(server, &lend(&others), out);
     parse(server, out);
     run_quietly(server, &give_back(&others), out);
@@ -536,8 +580,12 @@ fn prepare_to_speak(
     client: &ClientState,
     server: &mut ServerState,
     text: &Arc<Text>,
+    wanted: Option<Wanted>,
     out: &mut Vec<u8>,
-) -> u32 {
+) -> Option<u32> {
+    if let Some(stood_in) = stand_in(server, text.behind(), wanted, out) {
+        return stood_in;
+    }
     let words = frontend::query(text.behind());
     let spoken = speak(client, server, words, out);
     let types = text.behind().get(words.len()..).unwrap_or_default();
@@ -545,7 +593,7 @@ fn prepare_to_speak(
     let behind = [spoken.as_deref().unwrap_or(words), types].concat();
     push_parse(out, ServerName::of(id).as_bytes(), &behind);
     server.pipeline.push(Request::Parse(Of::Ours(id)), Delivery::Swallow);
-    id
+    Some(id)
 }
 
 /// Closes what nobody needs any more, since something is sent anyway.
@@ -556,29 +604,48 @@ fn close_doomed(server: &mut ServerState, out: &mut Vec<u8>) {
     }
 }
 
-/// Makes sure that the unnamed statement of this server is this client's. Returns what it may do.
-fn find_unnamed(client: &mut ClientState, server: &mut ServerState, out: &mut Vec<u8>) -> Effect {
+/// Makes sure that the unnamed statement of this server is this client's, or one that does for what is `wanted`. Returns
+/// what it may do; `None` where only the answer to an earlier batch can tell.
+fn find_unnamed(
+    client: &mut ClientState,
+    server: &mut ServerState,
+    wanted: Option<Wanted>,
+    out: &mut Vec<u8>,
+) -> Option<Effect> {
     let under_way = client.unnamed.is_under_way();
     let Some(statement) = client.unnamed.bound() else {
         if !under_way {
             forget_foreign(server, out);
         }
-        return Effect::NONE;
+        return Some(Effect::NONE);
     };
     let (effect, token) = (statement.effect, statement.token);
     // What speaks of statements does so by the names that they have now.
     if effect.has(Effect::STATEMENTS) || (!under_way && server.unnamed != Lies::Statement(token)) {
-        if let Some(body) = statement.body.clone() {
-            parse_again(client, server, &body, effect, out);
-        }
-        server.unnamed = Lies::Statement(token);
+        server.unnamed = if let Some(body) = statement.body.clone() {
+            let behind = body.get(1..).unwrap_or_default();
+            match wanted.map_or(Choice::Itself, |wanted| choose(server, behind, wanted)) {
+                Choice::Itself => {
+                    parse_again(client, server, &body, effect, out);
+                    Lies::Statement(token)
+                }
+                Choice::StandIn(behind) => {
+                    push_parse(out, b"", &behind);
+                    parsed_again(server);
+                    Lies::Unknown
+                }
+                Choice::Unsure => return None,
+            }
+        } else {
+            Lies::Statement(token)
+        };
     }
     apply(client, server, effect);
     if effect.has(Effect::CUSTOM) {
         let text = unnamed_text(client);
         name_custom(client, server, &text);
     }
-    effect
+    Some(effect)
 }
 
 /// The text of the unnamed statement, where it was kept.
@@ -599,6 +666,11 @@ fn parse_again(
     let spoken = if effect.has(Effect::STATEMENTS) { speak(client, server, text, out) } else { None };
     let types = body.get(1 + text.len()..).unwrap_or_default();
     push_frame(out, tag::PARSE, &[b"\0", spoken.as_deref().unwrap_or(text), types]);
+    parsed_again(server);
+}
+
+/// A Parse of ours is sent without a name.
+fn parsed_again(server: &mut ServerState) {
     server.unnamed_sent_in = Some(server.pipeline.segment());
     server.pipeline.push(Request::Parse(Of::Ours(0)), Delivery::Swallow);
 }
@@ -618,7 +690,9 @@ pub(super) fn hangs_on_names(client: &ClientState, server: &ServerState) -> bool
     let segment = server.pipeline.segment();
     let may_forget = client.names.is_forgetting() || client.names.are_deallocated();
     let may_forget = may_forget && server.pipeline.is_busy();
-    may_forget || client.names.are_unsure(segment) || server.prepared.is_unsure(segment)
+    let hangs = may_forget || client.names.are_unsure(segment) || server.prepared.is_unsure(segment);
+    // In a transaction that has failed meanwhile nothing could be prepared.
+    hangs || server.pipeline.is_behind()
 }
 
 /// Whether what `name` means hangs on an answer that is owed.
@@ -645,15 +719,17 @@ pub(super) fn speak(
 ) -> Option<Vec<u8>> {
     server.recount = true;
     let dialect = server.reported.dialect();
+    let has_failed = server.has_failed();
     rewrite_names(text, dialect, &mut |mention, name| {
         match (mention, client.names.get(name).cloned()) {
-            (Mention::Execute, Some(text)) => {
+            // It will not come to that: the empty statement does as well, and can be prepared.
+            (Mention::Execute, Some(text)) if !has_failed => {
                 read_as_parsed(server, &text, out, |server, out| {
                     drop(prepare_as_named(server, name, text.behind(), out));
                 });
             }
             // There is something to deallocate, and a name that is taken.
-            (Mention::Deallocate | Mention::Prepare, Some(_)) => {
+            (Mention::Execute | Mention::Deallocate | Mention::Prepare, Some(_)) => {
                 drop(prepare_as_named(server, name, NOTHING, out));
             }
             (Mention::Prepare, None) => {

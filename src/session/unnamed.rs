@@ -84,6 +84,13 @@ impl Unnamed {
         }
     }
 
+    /// Whether the text of the Parse that is answered next is ASCII.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let next = self.under_way.front().and_then(|(_, statement)| statement.as_ref()?.body.as_ref());
+        next.is_some_and(|body| body.is_ascii())
+    }
+
     /// Nothing that is under way was heard.
     pub fn unheard(&mut self) {
         self.swept(self.under_way.len(), false);

@@ -31,13 +31,15 @@ pub fn has_constants(text: &[u8], dialect: Dialect) -> bool {
 fn read(text: &[u8], backslashes_escape: bool) -> bool {
     let mut lexer = Lexer::new(text, backslashes_escape);
     let is_ascii = lexer.text().is_ascii();
-    if is_ascii && memchr2(b'\'', b'$', lexer.text()).is_none() {
-        return false;
+    if !is_ascii || memchr2(b'\'', b'$', lexer.text()).is_none() {
+        return !is_ascii;
     }
     let mut tokens = std::iter::from_fn(|| lexer.read());
     let first = tokens.find(|token| *token != Token::Symbol(b'('));
     let is_analysed = first.is_some_and(|first| ANALYSED.iter().any(|word| first.is_keyword(word)));
-    is_analysed && (!is_ascii || tokens.any(hangs_on_settings))
+    // All are read, for what was seen on the way.
+    let hangs = tokens.filter(|token| hangs_on_settings(*token)).count() > 0;
+    (is_analysed && hangs) || lexer.backslash_seen()
 }
 
 fn hangs_on_settings(token: Token<'_>) -> bool {
@@ -61,6 +63,8 @@ mod tests {
             (r"select 'a\b'", true),
             ("select 'é'", true),
             ("select \"é\"", true),
+            ("notify a, 'é'", true),
+            (r"notify a, 'a\b'", true),
             ("select * from t1 where a = $1 and b = 'x' and c = 12", false),
             ("select \"1\", $1 -- '1'", false),
             ("set timezone to 'Etc/GMT+1'", false),

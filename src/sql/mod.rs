@@ -9,6 +9,7 @@ pub mod effect;
 pub mod lexer;
 pub mod mention;
 pub mod names;
+pub mod shape;
 pub mod signal;
 mod statement;
 mod vocabulary;

@@ -350,3 +350,22 @@ fn each_server_that_a_client_has_spoiled_is_counted_and_has_one_line_in_the_log(
     stage.end();
     stagedoor.finish();
 }
+
+/// PostgreSQL ends a connection when nothing is held for it any more, also where its server cannot be used on.
+#[test]
+fn whoever_reads_the_end_of_its_connection_has_left_nothing_locked() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let database = cluster.database("unlocked");
+    let mut witness = Client::connect(&cluster.direct(&database)).expect("a login");
+    for round in 0..60 {
+        let mut client = stagedoor.connect(&database);
+        // The second is refused, and its client keeps its server nevertheless.
+        client.query(["select 1", "load 'plpgsql'", "begin"][round % 3]);
+        client.rows("select pg_advisory_lock(7)");
+        client.leave();
+        assert_eq!(witness.value("select pg_try_advisory_lock(7)"), "t", "round {round}");
+        witness.rows("select pg_advisory_unlock(7)");
+    }
+    stagedoor.finish();
+}

@@ -30,19 +30,21 @@ struct Stage<'a> {
 
 impl Stage<'_> {
     fn tell(self) {
-        let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-        let from = number("FROM").unwrap_or(0);
+        let from = number("FROM").unwrap_or(0_u64);
         let seeds =
             number("SEED").map_or_else(|| from..from + number("SEEDS").unwrap_or(12), |seed| seed..seed + 1);
         let _watch = Stopwatch::start(format!("random stories {seeds:?}, {}", self.label));
+        let witness = Witness(&self.stagedoor, self.cluster);
         for seed in seeds {
             let script = script::write(seed, self.cast);
             eprintln!("SEED={seed}, {}", self.label);
             if let Some(difference) = self.difference(&script) {
-                let difference = if number("SHRINK").is_some() { self.shrink(script) } else { difference };
+                let difference =
+                    if number::<u64>("SHRINK").is_some() { self.shrink(script) } else { difference };
                 panic!("SEED={seed}, {}: {difference}", self.label);
             }
         }
+        drop(witness);
         self.stagedoor.finish();
     }
 
@@ -51,6 +53,7 @@ impl Stage<'_> {
         let [direct, through] = [false, true].map(|through| {
             let database = self.cluster.database("story");
             self.cluster.admin(&format!("alter database \"{database}\" set lock_timeout to '100ms'"));
+            self.cluster.admin_in(&database, words::TEMPORARY_SCHEMAS);
             let mut client = Client::connect(&self.cluster.direct(&database)).expect("a login");
             client.rows(&words::setup(self.cast.clients));
             client.leave();
@@ -62,6 +65,7 @@ impl Stage<'_> {
             return Some(format!("{CUT_OFF} without stagedoor: {direct:#?}"));
         }
         let at = (0..direct.len().max(through.len())).find(|at| direct.get(*at) != through.get(*at))?;
+        let context = number("CONTEXT").unwrap_or(60);
         let tail = |story: &[Line], from: usize, count: usize| {
             let lines =
                 story.iter().skip(from).take(count).map(|(number, line)| format!("  {number}: {line}\n"));
@@ -69,7 +73,7 @@ impl Stage<'_> {
         };
         Some(format!(
             "\nboth:\n{}direct:\n{}through stagedoor:\n{}",
-            tail(&direct, at.saturating_sub(60), at.min(60)),
+            tail(&direct, at.saturating_sub(context), at.min(context)),
             tail(&direct, at, 8),
             tail(&through, at, 8)
         ))
@@ -103,6 +107,32 @@ impl Stage<'_> {
 
 /// What only shows that too much was left out: nobody could come to rest, or a client spoke in the middle of a COPY.
 const BESIDE_THE_POINT: [&str; 2] = ["came free within", CUT_OFF];
+
+/// Where nobody answered any more: who keeps the servers, and why.
+struct Witness<'a>(&'a Stagedoor, &'a Cluster);
+
+impl Drop for Witness<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let page = self.0.page("/metrics").body;
+            let tells = |line: &&str| {
+                ["stagedoor_pin", "stagedoor_client_c", "stagedoor_server_c"]
+                    .iter()
+                    .any(|name| line.starts_with(name))
+            };
+            page.lines().filter(tells).for_each(|line| eprintln!("  {line}"));
+            let mut client = Client::connect(&self.1.direct("postgres")).expect("a login");
+            for row in client.rows("select datname, state, wait_event_type, wait_event, query from pg_stat_activity where backend_type = 'client backend'") {
+                eprintln!("  {row:?}");
+            }
+        }
+    }
+}
+
+/// A number from the environment.
+fn number<N: std::str::FromStr>(name: &str) -> Option<N> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
 
 const CLIENTS: usize = 6;
 

@@ -229,3 +229,121 @@ fn more_statements_than_a_server_keeps_are_all_there_in_the_middle_of_a_pipeline
     worlds.end();
     stagedoor.finish();
 }
+
+/// PostgreSQL looks at a Bind before it looks at the transaction, and describes what returns no rows even in one that has
+/// failed, where nothing can be prepared.
+#[test]
+fn a_server_that_never_had_a_statement_refuses_it_like_the_one_that_had() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 4 }");
+    let worlds = Worlds::new(cluster, &stagedoor, "refused", "create table t (a int)");
+    worlds.same_with(&|target| target, 3, |clients| {
+        let [reader, other, third] = clients else { panic!("three clients") };
+        let parses = [
+            frames::parse("row", "select $1::int, $2::text", &[]),
+            frames::parse("silent", "insert into t values ($1)", &[23]),
+            frames::parse("end", "rollback", &[]),
+            frames::parse("", "select $1::text", &[]),
+        ];
+        reader.send(&[parses.concat(), frames::sync()].concat());
+        reader.ready();
+        let wrong = |name: &str| [frames::bind("", name, &[Some("1"); 3]), frames::sync()].concat();
+        let right = |name: &str, count: usize| {
+            [frames::bind("", name, &vec![Some("1"); count]), frames::execute("", 0), frames::sync()].concat()
+        };
+        // Whoever takes the server that has them leaves the reader another one.
+        other.query("begin");
+        reader.send(&[wrong("row"), wrong("silent"), wrong("end"), wrong("")].concat());
+        (0..4).for_each(|_| drop(reader.ready()));
+        third.query("begin");
+        reader.query("begin; select 1 / 0");
+        reader.send(
+            &[wrong("row"), right("row", 2), wrong("silent"), right("silent", 1), wrong("end")].concat(),
+        );
+        (0..5).for_each(|_| drop(reader.ready()));
+        reader.send(
+            &[frames::describe(b'S', "silent"), frames::describe(b'S', "end"), frames::sync()].concat(),
+        );
+        reader.ready();
+        // It is not known yet whether the transaction has failed.
+        reader.send(
+            &[right("end", 0), frames::query("begin; selekt"), frames::query("begin; select 1 / 0")].concat(),
+        );
+        reader.send(
+            &[wrong("row"), frames::describe(b'S', "silent"), frames::sync(), right("end", 0)].concat(),
+        );
+        (0..6).for_each(|_| drop(reader.ready()));
+        reader.send(&right("silent", 1));
+        reader.ready();
+        for client in [other, third] {
+            client.query("commit");
+        }
+    });
+    worlds.end();
+    stagedoor.finish();
+}
+
+#[test]
+fn constants_are_read_once_more_behind_discard_plans_and_bytes_are_not() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 4 }");
+    let worlds = Worlds::new(cluster, &stagedoor, "replanned", "");
+    worlds.same_with(&|target| target, 3, |clients| {
+        let [reader, other, third] = clients else { panic!("three clients") };
+        for client in [&mut *reader, other] {
+            client.query("set timezone to 'UTC'");
+            parse(client, "s", "select timestamptz '2026-01-02 03:04:05' as \"\u{e9}\"");
+            client.query("set timezone to 'Asia/Tokyo'; set client_encoding to 'LATIN1'");
+            run(client, "s");
+        }
+        reader.query("discard plans");
+        run(reader, "s");
+        // Another client's are as they were, on the same server.
+        run(other, "s");
+        other.query("begin");
+        run(reader, "s");
+        third.query("begin; set local timezone to 'America/Lima'");
+        run(reader, "s");
+        run(other, "s");
+        for client in [other, third] {
+            client.query("commit");
+        }
+    });
+    worlds.end();
+    stagedoor.finish();
+}
+
+/// `exec_simple_query` and `exec_parse_message` drop the unnamed statement once they have their text.
+#[test]
+fn the_unnamed_statement_outlives_what_cannot_be_read() {
+    let cluster = Cluster::shared();
+    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let worlds = Worlds::new(cluster, &stagedoor, "unread", "");
+    let unreadable = [
+        frames::frame(b'Q', b"select '\xe9'\0"),
+        frames::frame(b'Q', b"select 1\0behind"),
+        [frames::frame(b'P', b"\0select '\xe9'\0\0\0"), frames::sync()].concat(),
+        [frames::frame(b'P', b"\0select 1\0\0\0behind"), frames::sync()].concat(),
+    ];
+    worlds.same_with(&|target| target, 2, |clients| {
+        let [client, stranger] = clients else { panic!("two clients") };
+        for words in &unreadable {
+            parse(client, "", "select 'mine'");
+            client.send(words);
+            client.ready();
+            run(client, "");
+            client.query("select '\u{e9}' / 0");
+            run(client, "");
+            // A stranger's is not found in its place.
+            parse(stranger, "", "select 'a secret'");
+            client.send(words);
+            client.ready();
+            run(client, "");
+            client.send(&[frames::close(b'S', ""), words.clone()].concat());
+            client.ready();
+            run(client, "");
+        }
+    });
+    worlds.end();
+    stagedoor.finish();
+}

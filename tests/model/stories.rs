@@ -416,16 +416,30 @@ fn what_was_made_to_take_a_name_and_is_not_closed_yet_is_not_taken_for_the_clien
     );
 }
 
-/// PostgreSQL looks at the parameters of a Bind before it looks at the transaction; that the statement must first be
-/// prepared, on a server that never had it, is found out before both.
+/// PostgreSQL looks at the parameters of a Bind before it looks at the transaction, also on a server that never had the
+/// statement.
 #[test]
-#[should_panic(expected = "can tell")]
-fn in_a_failed_transaction_the_transaction_is_complained_of_first() {
+fn in_a_failed_transaction_a_bind_is_complained_of_as_postgresql_does() {
     check(
         "servers=1
         0: P a select 1 / S
         1: Q copy public.log_1 from stdin / !
         0: Q begin; select 1/0
-        0: B - a 1 / S",
+        0: B - a 1 / S
+        0: B - a / S
+        0: Q rollback
+        0: B - a / E - 0 / S",
+    );
+}
+
+/// There it tells the parameters of what returns no rows, and ends if it is told to.
+#[test]
+fn in_a_failed_transaction_what_returns_no_rows_is_described() {
+    check(
+        "servers=1
+        0: P a set work_mem to '2MB' / S / P b rollback / S
+        1: Q copy public.log_1 from stdin / !
+        0: Q begin; select 1/0
+        0: DS a / S / B - b / E - 0 / S / DS a / B - a / E - 0 / S",
     );
 }

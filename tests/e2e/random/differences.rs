@@ -6,13 +6,16 @@
 //! 3. *The order of ParameterStatus* among those that stand together: PostgreSQL promises none.
 //! 4. *When a notification comes*, within what a client reads at a time: it is sent between two statements or
 //!    after one, as the signal finds the backend.
-//! 5. *How an aborted transaction refuses*: a server that has to prepare a statement first, as it has not got it, says
-//!    25P02 to that, where PostgreSQL may find something else wrong with Bind before (08P01).
+//! 5. *Where an aborted transaction refuses*: a server that has to prepare a statement first, as it has not got it, says
+//!    25P02 from another line of its source.
 //! 6. *How far Describe comes with a statement that can be prepared no more*, as its table is gone: PostgreSQL tells the
-//!    types of its parameters and then the error, a server that has to prepare it first only the error.
-//! 7. *Statements of ours*: `pg_prepared_statements` shows them, and names that look like them disguised; nobody looks at
+//!    types of its parameters and then the error, a server that has to prepare it first only the error. And one whose columns are
+//!    others now works, where PostgreSQL refuses it for ever (0A000). Nobody binds or describes any of these here, nor what speaks of a cursor or another statement that has come or gone since.
+//! 7. *`SET TRANSACTION` behind a Describe*: a server that had to prepare a statement for it says that a query came
+//!    first; nobody says that here.
+//! 8. *Statements of ours*: `pg_prepared_statements` shows them, and names that look like them disguised; nobody looks at
 //!    those here.
-//! 8. *Names and numbers of two databases*: the database's name, and the ids of tables in a RowDescription.
+//! 9. *Names and numbers of two databases*: the database's name, and the ids of tables in a RowDescription.
 
 use std::collections::HashMap;
 
@@ -22,7 +25,7 @@ use crate::support::message::Message;
 pub type ProcessIds = HashMap<i32, usize>;
 
 /// `message` as text to be compared; `None` where nothing of it may be.
-pub fn comparable(message: &Message, status: u8, database: &str, ids: &ProcessIds) -> Option<String> {
+pub fn comparable(message: &Message, database: &str, ids: &ProcessIds) -> Option<String> {
     let body = match message.tag {
         b'K' | b'R' => return None,
         b'A' => {
@@ -31,7 +34,9 @@ pub fn comparable(message: &Message, status: u8, database: &str, ids: &ProcessId
                 ids.get(&id).map_or_else(|| format!("stranger {id}"), |number| format!("client {number}"));
             return Some(format!("A from {from}: {}", printable(&message.body[4..])));
         }
-        b'E' if is_aborted(message, status) => return Some("E: the transaction is aborted".to_owned()),
+        b'E' if message.field(b'C').as_deref() == Some("25P02") => {
+            return Some("E: the transaction is aborted".to_owned());
+        }
         b'T' => without_table_ids(&message.body),
         _ => message.body.clone(),
     };
@@ -50,11 +55,6 @@ pub fn settle(mut lines: Vec<String>) -> Vec<String> {
         run.sort();
     }
     lines
-}
-
-fn is_aborted(message: &Message, status: u8) -> bool {
-    let sqlstate = message.field(b'C');
-    sqlstate.as_deref() == Some("25P02") || (status == b'E' && sqlstate.as_deref() == Some("08P01"))
 }
 
 fn without_table_ids(body: &[u8]) -> Vec<u8> {

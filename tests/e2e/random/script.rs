@@ -80,7 +80,7 @@ impl Author {
                 vec![self.bold()]
             }
             None if self.one_in(60) => vec![self.come_back()],
-            None => self.modest(),
+            None => ended(self.modest()),
         };
         Turn { client: self.number, deeds }
     }
@@ -135,8 +135,12 @@ impl Author {
         self.in_transaction = true;
         let undone = self.one_in(2);
         let lists: &[_] = if undone { &[words::PLAIN, words::UNDONE] } else { &[words::PLAIN] };
-        let begin =
-            ["begin", "begin", "begin isolation level repeatable read", "start transaction read only"];
+        let begin = [
+            "begin",
+            "begin",
+            "begin; set transaction isolation level repeatable read",
+            "start transaction isolation level serializable read only",
+        ];
         let mut batches = vec![vec![query(begin[self.dice.below(begin.len())].as_bytes())]];
         for _ in 0..=self.dice.below(6) {
             batches.push(self.batch(lists));
@@ -159,7 +163,7 @@ impl Author {
             2 => self.portals(),
             3 => {
                 self.player().copying = true;
-                let table = self.fill("copy log_{c} from stdin");
+                let table = self.fill("copy public.log_{c} from stdin");
                 if self.one_in(2) {
                     vec![query(&table)]
                 } else {
@@ -230,13 +234,14 @@ impl Author {
         }
     }
 
-    /// Messages without a Sync behind them; with a Flush, or not even that.
+    /// Messages without a Sync behind them; with a Flush, or not even that, where nobody else can tell when they are read.
     fn unsynced(&mut self, lists: &[&[&str]]) -> Vec<Vec<u8>> {
         let mut frames = self.part(lists);
         if self.one_in(3) {
             frames.extend(self.part(lists));
         }
-        if !self.one_in(4) {
+        let locks = frames.iter().any(|frame| b"PBE".contains(&frame[0]));
+        if !self.one_in(4) || locks {
             frames.push(frame(b'H', b""));
         }
         frames
@@ -276,9 +281,12 @@ impl Author {
         bind(b"", name, values, self.one_in(4))
     }
 
-    /// But for tables that come and go: where one is gone, a server that has to prepare its statement finds that first.
+    /// But for tables that come and go, where a server that has to prepare its statement finds first that one is gone; and
+    /// for what runs something else, of which PostgreSQL decides at its Parse whether it returns rows.
     fn parse(&mut self, text: &[u8]) -> Vec<u8> {
-        let text = if text.windows(5).any(|part| part == b"made_") { b"select 1" } else { text };
+        let is_settled = |word: &[u8]| !text.windows(word.len()).any(|part| part == word);
+        let is_settled = [&b"made_"[..], b"fetch", b"execute"].into_iter().all(is_settled);
+        let text = if is_settled { text } else { b"select 1" };
         let types: &[u32] = [&[][..], &[], &[], &[25], &[23, 25], &[0]][self.dice.below(6)];
         parse(&self.name(), text, types)
     }
@@ -288,10 +296,8 @@ impl Author {
         frame(b'C', &[&[kind], self.name().as_slice(), b"\0"].concat())
     }
 
-    /// Not in a transaction, where it is known that this can tell the worlds apart: PostgreSQL describes what returns no
-    /// rows even in an aborted one, and a server that has not got the statement cannot prepare it there.
     fn describe(&mut self) -> Vec<u8> {
-        let kind = if self.in_transaction || self.one_in(6) { b'P' } else { b'S' };
+        let kind = if self.one_in(6) { b'P' } else { b'S' };
         frame(b'D', &[&[kind], self.name().as_slice(), b"\0"].concat())
     }
 
@@ -315,7 +321,9 @@ impl Author {
 
     /// A COPY from the client that comes to its end.
     fn copy(&mut self) -> Vec<Vec<u8>> {
-        let tables = ["log_{c}", "log_{c} (n)", "nowhere", "log_{o} (n)", "log_{c} (m)"][self.dice.below(5)];
+        let tables =
+            ["public.log_{c}", "public.log_{c} (n)", "nowhere", "public.log_{o} (n)", "public.log_{c} (m)"]
+                [self.dice.below(5)];
         let text = self.fill(&format!("copy {tables} from stdin"));
         let is_simple = self.one_in(2);
         let data = [&b"1\n2\n"[..], b"7\n", b"12\n3", b"", b"\\.\n", b"x\n", b"1\t2\n"];
@@ -382,11 +390,15 @@ impl Author {
         loop {
             let list = lists[self.dice.below(lists.len())];
             let text = list[self.dice.below(list.len())];
-            // What is committed here would leave statements that can be prepared no more.
-            let drops = self.player().bold.is_some() && text.starts_with("drop table log");
-            if !drops && (!self.cast.lends || !goes_back(text)) {
-                return self.fill(text);
+            // What is committed here would leave statements that can be prepared no more, or not as they were.
+            let is_kept = self.player().bold.is_some();
+            let changes = ["drop table public.log", "alter table public.log"]
+                .iter()
+                .any(|words| text.starts_with(words));
+            if (is_kept && changes) || (self.cast.lends && goes_back(text)) {
+                continue;
             }
+            return self.fill(text);
         }
     }
 
@@ -404,6 +416,16 @@ impl Author {
         let beyond = words::BEYOND_ASCII[self.dice.below(words::BEYOND_ASCII.len())];
         text.split("{hi}").map(str::as_bytes).collect::<Vec<_>>().join(beyond)
     }
+}
+
+/// What is begun and fails before its own end, in a text of several statements, is ended.
+fn ended(mut deeds: Vec<Deed>) -> Vec<Deed> {
+    let begins = |frame: &Vec<u8>| frame.starts_with(b"Q") && frame[5..].starts_with(b"begin;");
+    let may_stay = |deed: &Deed| matches!(deed, Deed::Say(frames) if frames.iter().any(begins));
+    if deeds.iter().any(may_stay) {
+        deeds.push(Deed::Say(vec![query(b"rollback")]));
+    }
+    deeds
 }
 
 /// Whether a text may set something back to what its session began with.

@@ -72,7 +72,6 @@ pub const PLAIN: &[&str] = &[
     "set statement_timeout to '{n}min'",
     "set session characteristics as transaction isolation level serializable",
     "set session characteristics as transaction isolation level read committed, read write",
-    "set transaction isolation level repeatable read",
     "set constraints all deferred",
     "set work_mem to 'nonsense'",
     "set work_mem from current",
@@ -137,14 +136,14 @@ pub const PLAIN: &[&str] = &[
     "rollback to a",
     "release a",
     // Data.
-    "insert into log_{c} values ({n}) returning n, current_setting('work_mem')",
-    "insert into log_{o} values ({n})",
-    "update log_{c} set n = n + 1 where n = {n} returning *",
-    "delete from log_{c} where n > {n}",
-    "select count(*) from log_{o}",
-    "select n from log_{c} order by n limit 5",
+    "insert into public.log_{c} values ({n}) returning n, current_setting('work_mem')",
+    "insert into public.log_{o} values ({n})",
+    "update public.log_{c} set n = n + 1 where n = {n} returning *",
+    "delete from public.log_{c} where n > {n}",
+    "select count(*) from public.log_{o}",
+    "select n from public.log_{c} order by n limit 5",
     "insert into held values ({n}, {n}), ({c}, 0)",
-    "with x as (insert into log_{c} values (10{n}) returning n) select * from x",
+    "with x as (insert into public.log_{c} values (10{n}) returning n) select * from x",
     "notify stage_{o}, 'news {n}'",
     "select pg_notify('stage_{o}', 'called {n}')",
     "select * from mine",
@@ -161,7 +160,7 @@ pub const PLAIN: &[&str] = &[
     "select nothing",
     "select * from nowhere",
     "copy (select n from generate_series(1, {n}) n) to stdout",
-    "copy log_{c} to stdout (format csv, header)",
+    "copy public.log_{c} to stdout (format csv, header)",
     "copy nowhere to stdout",
     "copy (select 1 / (3 - n) from generate_series(1, 9) n) to stdout",
     "select '{hi}'",
@@ -210,9 +209,9 @@ pub const UNDONE: &[&str] = &[
     "create or replace function pg_temp.mine() returns int language sql as 'select {n}'",
     "declare slow cursor with hold for select n from generate_series(1, 9) n",
     "listen stage_{c}",
-    "drop table log_{c}",
-    "alter table log_{o} add column m int",
-    "lock table log_{o} in access exclusive mode",
+    "drop table public.log_{c}",
+    "alter table public.log_{o} add column m int",
+    "lock table public.log_{o} in access exclusive mode",
     "create schema s9 create table whose as select 's9' as name",
 ];
 
@@ -220,7 +219,6 @@ pub const UNDONE: &[&str] = &[
 pub const HOLDS: &[&str] = &[
     "begin",
     "begin",
-    "begin isolation level serializable",
     "start transaction read only",
     "begin; select 1 / 0",
     "set my.setting to 'first'; begin; set local my.setting to 'second'; select 1 / 0",
@@ -233,7 +231,7 @@ pub const HOLDS: &[&str] = &[
     "prepare {s} as select {n}, current_setting('work_mem')",
     "prepare {s} (int) as select $1 + {n}",
     "prepare {s} as select nothing",
-    "prepare {s} as insert into log_{c} values ({n}) returning n",
+    "prepare {s} as insert into public.log_{c} values ({n}) returning n",
     "prepare {s}(text) as select name, $1 from whose",
     "select name, from_sql, parameter_types from pg_prepared_statements where from_sql \
      and name not like 'stagedoor%' order by 1",
@@ -248,7 +246,7 @@ pub const HOLDS: &[&str] = &[
     "select lastval()",
     "select setval('numbers_{c}', {n}00)",
     "discard sequences",
-    "lock table log_{o} in exclusive mode",
+    "lock table public.log_{o} in exclusive mode",
 ];
 
 /// Keeps a server as long as the client lives.
@@ -286,18 +284,27 @@ pub const NAMES: &[&str] = &[
     "long_long_long_long_long_long_long_long_long_long_long_long_long_long",
 ];
 
-/// Texts with parameters.
+/// Texts with parameters. The table is there in every `search_path`: where a text can be prepared no more, a server that
+/// has to prepare it finds that before it looks at a parameter's value.
 pub const PARAMETERS: &[&str] = &[
     "select $1 || current_setting('work_mem')",
     "select $1::int + {n}, $2::text",
     "select $1, pg_typeof($1)",
-    "insert into log_{c} values ($1) returning n",
+    "insert into public.log_{c} values ($1) returning n",
     "select name from whose where name = $1",
     "select n from generate_series(1, $1) n",
     "select set_config('work_mem', $1, true)",
     "select timestamptz '2026-01-02 03:04:05', $1::text",
     "select coalesce($2, $1)",
 ];
+
+/// Where a session is the first to make temporary tables in its place, PostgreSQL makes a schema for them, and all sessions
+/// analyse their statements once more, with constants read by the settings of then (`PlanCacheSysCallback`). When that is
+/// differs between worlds, so these schemas are there from the beginning.
+pub const TEMPORARY_SCHEMAS: &str = "set allow_system_table_mods to on; \
+    do $$ begin for n in 1 .. current_setting('max_connections')::int + 20 loop \
+    execute format('create schema pg_temp_%s', n); execute format('create schema pg_toast_temp_%s', n); \
+    end loop; end $$";
 
 /// What a world holds before anybody comes.
 pub fn setup(clients: usize) -> String {
@@ -315,7 +322,7 @@ pub fn setup(clients: usize) -> String {
         }
     }
     for number in 0..clients {
-        sql += &format!("; create table log_{number} (n int); create sequence numbers_{number}");
+        sql += &format!("; create table public.log_{number} (n int); create sequence numbers_{number}");
     }
     sql += "; create function with_setting(n int) returns text language sql set work_mem to '77MB' set search_path to s1 \
          as $$ select name || n || current_setting('work_mem') from whose $$; \

@@ -28,8 +28,6 @@ pub struct World<'a> {
 struct Actor {
     client: Client,
     owed: Owed,
-    /// The transaction status that it read last.
-    status: u8,
 }
 
 impl<'a> World<'a> {
@@ -53,7 +51,7 @@ impl<'a> World<'a> {
         let client = Client::connect(&target).expect("a login");
         self.ids.insert(client.pid, number);
         self.story.extend(client.transcript.iter().map(|line| (number, format!("login {line}"))));
-        Actor { client, owed: Owed::default(), status: b'I' }
+        Actor { client, owed: Owed::default() }
     }
 
     /// Tells whether the story goes on.
@@ -86,10 +84,7 @@ impl<'a> World<'a> {
                 break;
             };
             goes_on = actor.owed.hear(message.tag).is_some();
-            lines.extend(comparable(&message, actor.status, &self.target.database, &self.ids));
-            if message.tag == b'Z' {
-                actor.status = message.body[0];
-            }
+            lines.extend(comparable(&message, &self.target.database, &self.ids));
         }
         self.story.extend(settle(lines).into_iter().map(|line| (number, line)));
         if !goes_on {
@@ -103,7 +98,7 @@ impl Drop for World<'_> {
     /// Where nobody answered any more.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let last = self.story.iter().skip(self.story.len().saturating_sub(60));
+            let last = self.story.iter().skip(self.story.len().saturating_sub(9000));
             last.for_each(|(number, line)| eprintln!("  {number}: {line}"));
             // They hold what they hold until somebody has looked.
             std::mem::forget(std::mem::take(&mut self.actors));
