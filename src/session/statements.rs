@@ -482,7 +482,7 @@ fn ensure(
             Found::Nothing => {}
         }
     }
-    if server.transaction == Transaction::Failed
+    if server.has_failed()
         && let Some(id) = server.prepared.find_failed(text)
     {
         return Some(id);
@@ -583,6 +583,11 @@ fn prepare_to_speak(
     wanted: Option<Wanted>,
     out: &mut Vec<u8>,
 ) -> Option<u32> {
+    if server.has_failed()
+        && let Some(id) = server.prepared.find_failed(text)
+    {
+        return Some(id);
+    }
     if let Some(stood_in) = stand_in(server, text.behind(), wanted, out) {
         return stood_in;
     }
@@ -620,8 +625,9 @@ fn find_unnamed(
         return Some(Effect::NONE);
     };
     let (effect, token) = (statement.effect, statement.token);
-    // What speaks of statements does so by the names that they have now.
-    if effect.has(Effect::STATEMENTS) || (!under_way && server.unnamed != Lies::Statement(token)) {
+    // What speaks of statements does so by the names that they have now, unless it comes to nothing.
+    let speaks = effect.has(Effect::STATEMENTS) && !server.has_failed();
+    if speaks || (!under_way && server.unnamed != Lies::Statement(token)) {
         server.unnamed = if let Some(body) = statement.body.clone() {
             let behind = body.get(1..).unwrap_or_default();
             match wanted.map_or(Choice::Itself, |wanted| choose(server, behind, wanted)) {

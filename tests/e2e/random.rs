@@ -1,6 +1,7 @@
 //! Clients that do anything in any order read the same with and without stagedoor, although there are fewer servers
 //! than clients. A seed tells the whole story: `SEED=7 cargo test --test e2e random` repeats one, `SEEDS=500` looks
-//! further (`FROM=1000` from there on), and `SHRINK=1` looks for a shorter story that shows the same.
+//! further (`FROM=1000` from there on), `CONTEXT=9999` tells more of what came before, and `SHRINK=1` looks for a shorter
+//! story that shows the same.
 
 use crate::random::script::Cast;
 use crate::random::script::Turn;

@@ -193,6 +193,12 @@ struct Author {
     copies: bool,
 }
 
+/// Whether a statement with a name has a constant that hangs on settings: behind a SET in one batch nobody knows by which
+/// it is read.
+fn reads_by_settings(say: &Say) -> bool {
+    matches!(say, Say::Parse { name, text } if !name.is_empty() && text.contains("timestamptz"))
+}
+
 /// The story of a seed.
 pub fn story(seed: u64) -> Story {
     let mut dice = Dice::new(seed);
@@ -220,7 +226,8 @@ pub fn story(seed: u64) -> Story {
         }
         let place = author.dice.below(here.len());
         let client = here[place];
-        let mut says = author.says(client);
+        let synced = |say| if reads_by_settings(&say) { vec![Say::Sync, say] } else { vec![say] };
+        let mut says: Vec<Say> = author.says(client).into_iter().flat_map(synced).collect();
         if author.dice.below(40) == 0 {
             let cut = author.dice.below(says.len() + 1);
             says.truncate(cut);
@@ -371,10 +378,6 @@ impl Author {
                 20 if self.dice.below(3) == 0 => Say::Call,
                 _ => Say::Sync,
             };
-            // Behind a SET in one batch nobody knows by what a constant is read.
-            if matches!(&say, Say::Parse { name, text } if !name.is_empty() && text.contains("timestamptz")) {
-                says.push(Say::Sync);
-            }
             says.push(say);
         }
         if self.dice.below(6) > 0 {

@@ -1,37 +1,42 @@
 //! The only place where the two worlds may differ. Everything that is not named here is compared to the byte:
 //!
-//! 1. *Keys and process ids.* BackendKeyData is not compared; a notification's process id is compared as the
-//!    number of the client that it belongs to. (`pg_backend_pid()` shows the real one: nobody asks for it here.)
+//! 1. *Keys and process ids.* BackendKeyData is not compared; of a notification's process id it is compared whether it is
+//!    the reader's own, or another client's: which one hangs on who has the sender's server when it comes.
+//!    (`pg_backend_pid()` shows the real one: nobody asks for it here.)
 //! 2. *The proof of who one is.* Authentication messages: the proxy has its own password exchange.
 //! 3. *The order of ParameterStatus* among those that stand together: PostgreSQL promises none.
 //! 4. *When a notification comes*, within what a client reads at a time: it is sent between two statements or
 //!    after one, as the signal finds the backend.
 //! 5. *Where an aborted transaction refuses*: a server that has to prepare a statement first, as it has not got it, says
 //!    25P02 from another line of its source.
-//! 6. *How far Describe comes with a statement that can be prepared no more*, as its table is gone: PostgreSQL tells the
-//!    types of its parameters and then the error, a server that has to prepare it first only the error. And one whose columns are
-//!    others now works, where PostgreSQL refuses it for ever (0A000). Nobody binds or describes any of these here, nor what speaks of a cursor or another statement that has come or gone since.
+//! 6. *How far Describe comes with a statement that can be prepared no more*, as its table is not found: PostgreSQL tells
+//!    the types of its parameters and then the error, a server that has to prepare it first only the error. One whose
+//!    columns are others now works, where PostgreSQL refuses it for ever (0A000): nobody has such a one here, nor one
+//!    that speaks of a cursor or another statement, which may have come or gone since.
 //! 7. *`SET TRANSACTION` behind a Describe*: a server that had to prepare a statement for it says that a query came
 //!    first; nobody says that here.
 //! 8. *Statements of ours*: `pg_prepared_statements` shows them, and names that look like them disguised; nobody looks at
 //!    those here.
 //! 9. *Names and numbers of two databases*: the database's name, and the ids of tables in a RowDescription.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use crate::support::message::Message;
 
-/// Which client has which process id.
-pub type ProcessIds = HashMap<i32, usize>;
+/// The process ids that clients have or had.
+pub type ProcessIds = HashSet<i32>;
 
 /// `message` as text to be compared; `None` where nothing of it may be.
-pub fn comparable(message: &Message, database: &str, ids: &ProcessIds) -> Option<String> {
+pub fn comparable(message: &Message, own: i32, database: &str, ids: &ProcessIds) -> Option<String> {
     let body = match message.tag {
         b'K' | b'R' => return None,
         b'A' => {
             let id = i32::from_be_bytes(message.body[..4].try_into().expect("a process id"));
-            let from =
-                ids.get(&id).map_or_else(|| format!("stranger {id}"), |number| format!("client {number}"));
+            let from = match id {
+                _ if id == own => "itself",
+                _ if ids.contains(&id) => "another",
+                _ => "a stranger",
+            };
             return Some(format!("A from {from}: {}", printable(&message.body[4..])));
         }
         b'E' if message.field(b'C').as_deref() == Some("25P02") => {

@@ -54,12 +54,16 @@ struct Author {
     number: usize,
     /// A transaction may be open, and aborted.
     in_transaction: bool,
+    /// Constants are read by settings, and then nobody makes temporary tables: the first of a session has PostgreSQL
+    /// read the constants of its statements once more (`OverrideSearchPathMatchesCurrent`).
+    has_moments: bool,
 }
 
 /// The script of `seed`. In the end everybody is modest.
 pub fn write(seed: u64, cast: Cast) -> Vec<Turn> {
     let players = vec![Player::default(); cast.clients];
-    let mut author = Author { dice: Dice::new(seed), players, cast, number: 0, in_transaction: false };
+    let (dice, has_moments) = (Dice::new(seed), seed.is_multiple_of(2));
+    let mut author = Author { dice, players, cast, number: 0, in_transaction: false, has_moments };
     (0..cast.turns).map(|_| author.turn()).collect()
 }
 
@@ -288,7 +292,12 @@ impl Author {
         let is_settled = [&b"made_"[..], b"fetch", b"execute"].into_iter().all(is_settled);
         let text = if is_settled { text } else { b"select 1" };
         let types: &[u32] = [&[][..], &[], &[], &[25], &[23, 25], &[0]][self.dice.below(6)];
-        parse(&self.name(), text, types)
+        let name = self.name();
+        // What is rolled back here, or ends a transaction, is not to be run where it does something else.
+        let begins = |list: &&str| text.starts_with(list.split('{').next().unwrap_or_default().as_bytes());
+        let is_modest = self.player().bold.is_none();
+        let is_of_here = is_modest && words::UNDONE.iter().chain(words::ALONE).any(begins);
+        parse(if is_of_here { b"" } else { &name }, text, types)
     }
 
     fn close(&mut self) -> Vec<u8> {
@@ -390,12 +399,12 @@ impl Author {
         loop {
             let list = lists[self.dice.below(lists.len())];
             let text = list[self.dice.below(list.len())];
+            let has = |words: &[&str]| words.iter().any(|words| text.contains(words));
             // What is committed here would leave statements that can be prepared no more, or not as they were.
             let is_kept = self.player().bold.is_some();
-            let changes = ["drop table public.log", "alter table public.log"]
-                .iter()
-                .any(|words| text.starts_with(words));
-            if (is_kept && changes) || (self.cast.lends && goes_back(text)) {
+            let changes = has(&["drop table public.log", "alter table public.log"]);
+            let is_absent = has(if self.has_moments { &TEMPORARY } else { &["timestamptz"] });
+            if (is_kept && changes) || (self.cast.lends && goes_back(text)) || is_absent {
                 continue;
             }
             return self.fill(text);
@@ -427,6 +436,9 @@ fn ended(mut deeds: Vec<Deed>) -> Vec<Deed> {
     }
     deeds
 }
+
+/// What makes a session's temporary schema.
+const TEMPORARY: [&str; 4] = ["temp table", "temp view", "temp mine", "pg_temp.mine() returns"];
 
 /// Whether a text may set something back to what its session began with.
 fn goes_back(text: &str) -> bool {

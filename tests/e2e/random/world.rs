@@ -1,10 +1,9 @@
 //! A world in which a script is played: its clients, and what they read.
 
-use std::collections::HashMap;
-
 use crate::random::differences::ProcessIds;
 use crate::random::differences::comparable;
 use crate::random::differences::settle;
+use crate::random::number;
 use crate::random::owed::Owed;
 use crate::random::script::Deed;
 use crate::random::script::Turn;
@@ -33,7 +32,8 @@ struct Actor {
 impl<'a> World<'a> {
     /// Plays `script` with `clients` clients that connect to `target`, to its end or to where a client is cut off.
     pub fn play(target: Target, packets: &'a Packets, clients: usize, script: &[Turn]) -> Vec<Line> {
-        let mut world = Self { target, packets, actors: Vec::new(), ids: HashMap::new(), story: Vec::new() };
+        let mut world =
+            Self { target, packets, actors: Vec::new(), ids: ProcessIds::new(), story: Vec::new() };
         for number in 0..clients {
             let actor = world.arrive(number, number % packets.len());
             world.actors.push(actor);
@@ -49,7 +49,7 @@ impl<'a> World<'a> {
         let packet = self.packets[packet].iter();
         let target = packet.fold(self.target.clone(), |target, (name, value)| target.with(name, value));
         let client = Client::connect(&target).expect("a login");
-        self.ids.insert(client.pid, number);
+        self.ids.insert(client.pid);
         self.story.extend(client.transcript.iter().map(|line| (number, format!("login {line}"))));
         Actor { client, owed: Owed::default() }
     }
@@ -84,7 +84,7 @@ impl<'a> World<'a> {
                 break;
             };
             goes_on = actor.owed.hear(message.tag).is_some();
-            lines.extend(comparable(&message, &self.target.database, &self.ids));
+            lines.extend(comparable(&message, actor.client.pid, &self.target.database, &self.ids));
         }
         self.story.extend(settle(lines).into_iter().map(|line| (number, line)));
         if !goes_on {
@@ -98,7 +98,8 @@ impl Drop for World<'_> {
     /// Where nobody answered any more.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let last = self.story.iter().skip(self.story.len().saturating_sub(9000));
+            let last =
+                self.story.iter().skip(self.story.len().saturating_sub(number("CONTEXT").unwrap_or(60)));
             last.for_each(|(number, line)| eprintln!("  {number}: {line}"));
             // They hold what they hold until somebody has looked.
             std::mem::forget(std::mem::take(&mut self.actors));
