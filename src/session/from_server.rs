@@ -131,9 +131,9 @@ fn failed(
         return FromServer::Swallow;
     }
     let is_unread = is_unread(client, server, field(body, b'C'));
-    if is_unread && let Some(drops) = server.pipeline.unread() {
-        client.unnamed.swept(usize::from(drops), false);
-        server.unnamed = Lies::Unknown;
+    if is_unread && server.pipeline.unread() == Some(true) {
+        client.unnamed.swept(1, false);
+        server.unnamed = Lies::Unknown; // It may have been read, after all.
     }
     let swept = server.pipeline.failed();
     sweep(client, server, &swept, is_unread);

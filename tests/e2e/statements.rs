@@ -316,8 +316,13 @@ fn constants_are_read_once_more_behind_discard_plans_and_bytes_are_not() {
 /// `exec_simple_query` and `exec_parse_message` drop the unnamed statement once they have their text.
 #[test]
 fn the_unnamed_statement_outlives_what_cannot_be_read() {
+    unnamed_outlives("pool: { maxServers: 2 }");
+    unnamed_outlives("pool: { maxServers: 3, mode: session }");
+}
+
+fn unnamed_outlives(settings: &str) {
     let cluster = Cluster::shared();
-    let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");
+    let stagedoor = Stagedoor::start(cluster, settings);
     let worlds = Worlds::new(cluster, &stagedoor, "unread", "");
     let unreadable = [
         frames::frame(b'Q', b"select '\xe9'\0"),

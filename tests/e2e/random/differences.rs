@@ -18,6 +18,7 @@
 //! 8. *Statements of ours*: `pg_prepared_statements` shows them, and names that look like them disguised; nobody looks at
 //!    those here.
 //! 9. *Names and numbers of two databases*: the database's name, and the ids of tables in a RowDescription.
+//! 10. *Where RESET of a lent `application_name` goes for the first time* inside a transaction: nobody says it there.
 
 use std::collections::HashSet;
 
