@@ -106,8 +106,8 @@ pub struct Dying {
     pub pool: Arc<Pool>,
     pub server: Box<Server>,
     pub reason: &'static str,
-    /// Is dropped when the server is closed.
-    pub heir: Option<oneshot::Sender<()>>,
+    /// Is dropped when the server is closed, for whoever waits for that.
+    pub ended: Option<oneshot::Sender<()>>,
 }
 
 /// The servers of one database and user.
@@ -327,8 +327,8 @@ impl UpstreamPools {
         server: Box<Server>,
         reason: &'static str,
     ) -> oneshot::Receiver<()> {
-        let (heir, closed) = oneshot::channel();
-        let dying = Dying { pool: pool.clone(), server, reason, heir: Some(heir) };
+        let (ended, closed) = oneshot::channel();
+        let dying = Dying { pool: pool.clone(), server, reason, ended: Some(ended) };
         if self.dying.send(dying).is_err() {
             self.closed(pool, reason); // Nobody closes gently any more: the sidecar is ending.
         }

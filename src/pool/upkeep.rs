@@ -41,7 +41,7 @@ pub async fn run(
                 let Some(upstream) = upstream.upgrade() else { return };
                 for (pool, server, why) in upstream.reap() {
                     if let Some(pool) = find(pool) {
-                        closing.spawn(bury(Dying { pool, server, reason: reason(why), heir: None }));
+                        closing.spawn(bury(Dying { pool, server, reason: reason(why), ended: None }));
                     }
                 }
             }
@@ -51,10 +51,10 @@ pub async fn run(
 }
 
 async fn bury(dying: Dying) {
-    let Dying { pool, server, reason, heir } = dying;
+    let Dying { pool, server, reason, ended } = dying;
     server.close().await;
     pool.upstream.closed(&pool, reason);
-    drop(heir);
+    drop(ended);
 }
 
 /// Closes every idle server of an upstream, all at a time.
@@ -65,7 +65,7 @@ pub async fn close_idle(upstream: &UpstreamPools, find: &dyn Fn(PoolId) -> Optio
     for (id, server, _) in reaped {
         if let Some(pool) = find(id) {
             pools.insert(id, pool.clone());
-            closing.spawn(bury(Dying { pool, server, reason: "shutdown", heir: None }));
+            closing.spawn(bury(Dying { pool, server, reason: "shutdown", ended: None }));
         }
     }
     while closing.join_next().await.is_some() {}

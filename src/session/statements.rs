@@ -511,6 +511,7 @@ fn stand_in(
         Choice::Itself => None,
         Choice::Unsure => Some(None),
         Choice::StandIn(behind) => {
+            close_doomed(server, out);
             let id = server.prepared.add_once();
             push_parse(out, ServerName::of(id).as_bytes(), &behind);
             server.pipeline.push(Request::Parse(Of::Ours(id)), Delivery::Swallow);
