@@ -101,7 +101,7 @@ impl ExchangeError {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.holders.forget(self.target.process_id, &self.holder);
+        self.holders.leave(self.target.process_id, &self.holder);
     }
 }
 

@@ -308,6 +308,16 @@ fn a_notification_names_the_process_id_that_its_sender_was_told() {
     let own = listener.query("notify stage, 'from oneself'");
     let own = own.0.iter().find(|message| message.tag == b'A').expect("its own, at once");
     assert_eq!(own.body[..4], listener.pid.to_be_bytes());
+    // Also where it is heard late, and neither the sender nor its server is there any more.
+    listener.rows("begin");
+    let mut sender = stagedoor.connect(&database);
+    let pid = sender.pid;
+    sender.query("load 'plpgsql'"); // It is refused, and nobody gets this server again.
+    sender.rows("notify stage, 'from the past'");
+    sender.leave();
+    let late = listener.query("commit");
+    let late = late.0.iter().find(|message| message.tag == b'A').expect("what came meanwhile");
+    assert_eq!(late.body[..4], pid.to_be_bytes());
     drop((listener, speaker));
     stagedoor.finish();
 }

@@ -286,10 +286,13 @@ impl Author {
     }
 
     /// But for tables that come and go, where a server that has to prepare its statement finds first that one is gone; and
-    /// for what runs something else, of which PostgreSQL decides at its Parse whether it returns rows.
+    /// for what runs something else, of which PostgreSQL decides at its Parse whether it returns rows; and for savepoints,
+    /// on which PostgreSQL dies where EXECUTE runs them outside a transaction.
     fn parse(&mut self, text: &[u8]) -> Vec<u8> {
         let is_settled = |word: &[u8]| !text.windows(word.len()).any(|part| part == word);
-        let is_settled = [&b"made_"[..], b"fetch", b"execute"].into_iter().all(is_settled);
+        let is_settled = [&b"made_"[..], b"fetch", b"execute", b"savepoint a", b"release a", b"rollback to"]
+            .into_iter()
+            .all(is_settled);
         let text = if is_settled { text } else { b"select 1" };
         let types: &[u32] = [&[][..], &[], &[], &[25], &[23, 25], &[0]][self.dice.below(6)];
         let name = self.name();
