@@ -110,6 +110,9 @@ async fn speak_as(
         server.exchange(&sql, &mut Vec::new()).await?;
         server.state.speak_with(settings);
     }
+    if server.state.must_forget_unnamed(state) {
+        server.exchange(b"", &mut Vec::new()).await?;
+    }
     if server.state.must_forget_sequences(state) {
         server.exchange(b"DISCARD SEQUENCES", &mut Vec::new()).await?;
         server.state.sequences_are_forgotten();

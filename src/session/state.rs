@@ -319,6 +319,13 @@ impl ServerState {
         self.parameters.has_temp_path() || self.startup.has_temp_path()
     }
 
+    /// Whether a simple Query must be said before `client` has it, so that it finds no unnamed statement of another's
+    /// (exec_simple_query): one that has its server to itself is not watched afterwards.
+    #[must_use]
+    pub fn must_forget_unnamed(&self, client: &ClientState) -> bool {
+        client.is_alone() && self.unnamed != Lies::Nothing
+    }
+
     /// Statements that are kept prepared.
     #[must_use]
     pub fn statements(&self) -> usize {
@@ -404,7 +411,6 @@ impl ServerState {
         self.speak_with(answer.parameters(&self.login, &self.startup));
         self.touched = false;
         self.recount = false;
-        self.unnamed = Lies::Unknown;
         self.holder = None;
         self.strange_sequences = false;
         self.prepared.clear();

@@ -99,11 +99,7 @@ pub(super) fn parse(
     if client.is_alone() {
         let effect = note(client, server, text, received.whole).unwrap_or_default();
         note_signals(client, name, effect);
-        if name.is_empty() {
-            forget_foreign(server, out);
-        }
-        server.pipeline.push(Request::Parse(Of::Plain), Delivery::Forward);
-        return behind(out);
+        return forward(server, Request::Parse(Of::Plain));
     }
     if name.is_empty() {
         parse_unnamed(client, server, received, text, out)
@@ -403,9 +399,6 @@ fn find(
     out: &mut Vec<u8>,
 ) -> Statement {
     if client.is_alone() {
-        if name.is_empty() {
-            forget_foreign(server, out);
-        }
         return Statement::AsNamed(Effect::NONE);
     }
     let segment = server.pipeline.segment();

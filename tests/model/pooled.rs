@@ -431,6 +431,9 @@ impl World {
             server.exchange(&sql)?.map_err(|error| format!("a hand-over failed: {error:?}"))?;
             server.state.speak_with(settings);
         }
+        if server.state.must_forget_unnamed(&client.state) {
+            server.exchange(b"")?.map_err(|error| format!("{error:?}"))?;
+        }
         if server.state.must_forget_sequences(&client.state) {
             server.exchange(b"DISCARD SEQUENCES")?.map_err(|error| format!("{error:?}"))?;
             server.state.sequences_are_forgotten();

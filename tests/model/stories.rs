@@ -332,6 +332,19 @@ fn in_session_mode_nobody_binds_what_another_has_parsed() {
         0: P - select 1 / S
         1: B - - / S",
     );
+    // Whatever is skipped, what it has parsed itself stays.
+    check(
+        "servers=1 client=0 client=0,session
+        0: P - select 1 / S
+        1: P - selekt / P - select 2 / S / P - select 3 / S
+        1: B - - / E - 0 / S",
+    );
+    check(
+        "servers=1 client=0 client=0,session
+        0: P - select 1 / S
+        1: E - 0 / P - select 2 / S / P - select 3 / S
+        1: B - - / E - 0 / S",
+    );
 }
 
 #[test]
