@@ -251,7 +251,9 @@ mod tests {
         let restless = tokio::spawn(async move {
             for number in 1_u32.. {
                 sleep(STILL / 2).await;
-                write(&path, "password", &number.to_string());
+                // Never empty: it is read at the same moment, on another thread.
+                write(&path, "next", &number.to_string());
+                fs::rename(path.join("next"), path.join("password")).unwrap();
             }
         });
         let read = timeout(STILL * 60, files.load_changed(INTERVAL)).await.unwrap();
