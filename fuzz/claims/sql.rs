@@ -1,10 +1,13 @@
 //! SQL texts: any bytes have an effect, and what is rewritten says the same of other names.
 
+use stagedoor::sql::constants::has_constants;
 use stagedoor::sql::dialect::Dialect;
+use stagedoor::sql::dialect::Encoding;
 use stagedoor::sql::dialect::Strings;
 use stagedoor::sql::effect::Effect;
 use stagedoor::sql::effect::custom_settings;
 use stagedoor::sql::names::rewrite_names;
+use stagedoor::sql::shape::shape;
 use stagedoor::sql::signal::rewrite_pids;
 
 /// Not knowing a setting never hides an effect.
@@ -18,6 +21,22 @@ pub(super) fn effect(text: &[u8]) {
         assert!(name.contains('.') && name.to_ascii_lowercase() == name, "{name:?}");
     });
     assert!(!custom || both.has(Effect::CUSTOM), "a custom setting without its effect");
+    let constants = |strings| has_constants(text, Dialect { strings, ..Dialect::default() });
+    assert_eq!(constants(Strings::Either), constants(Strings::Standard) || constants(Strings::Escaped));
+    shape_of(text);
+}
+
+/// What is declared counts as a parameter, and what ends a transaction is never hidden by bytes that cannot be read.
+fn shape_of(text: &[u8]) {
+    let shape = |declared| shape(text, Encoding::AsciiSafe, declared);
+    let (none, some) = (shape(0), shape(3));
+    // Where a backslash makes two texts of one, more may be declared than either has.
+    assert!(none.parameters.is_none_or(|count| some.parameters == Some(count.max(3))));
+    assert_eq!((some.is_silent, some.is_exit), (none.is_silent, none.is_exit));
+    if !text.is_ascii() {
+        let unread = stagedoor::sql::shape::shape(text, Encoding::AsciiUnsafe, 0);
+        assert!(unread.is_exit && !unread.is_silent && unread.parameters.is_none());
+    }
 }
 
 fn effect_in(text: &[u8], dialect: Dialect) -> Effect {
