@@ -406,6 +406,22 @@ fn a_first_reset_in_an_unsynced_batch_goes_back_to_the_servers_beginning() {
     );
 }
 
+/// PostgreSQL analyses the statement once more, by the time zone of now: but `search_path` does not report itself, and
+/// nobody can be asked before the transaction is over.
+#[test]
+#[should_panic(expected = "can tell")]
+fn a_literal_is_read_as_before_in_a_transaction_that_has_changed_the_search_path() {
+    check(
+        "servers=2
+        0: P a select extract(epoch from timestamptz '2026-01-01 00:00')::int / S
+        1: Q begin
+        0: Q begin
+        0: Q set search_path to s1
+        0: Q set timezone to 'Etc/GMT+1'
+        0: B - a / E - 0 / S",
+    );
+}
+
 #[test]
 fn a_name_of_its_own_that_was_sent_behind_a_discard_is_taken() {
     check(
