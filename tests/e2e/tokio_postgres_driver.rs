@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use tokio::time::timeout;
 use tokio_postgres::AsyncMessage;
 use tokio_postgres::Client;
 use tokio_postgres::Config;
@@ -240,17 +241,21 @@ fn try_out(name: &str, settings: Option<&str>) {
     let begun = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let all = async {
-            statements_are_prepared_once_and_closed_when_they_are_dropped(&config).await;
-            what_is_asked_at_once_is_answered_in_order(&config).await;
-            a_portal_gives_its_rows_in_portions(&config).await;
-            copy_goes_in_and_out_and_may_be_given_up(&config).await;
-            a_notification_reaches_who_listens(&config).await;
-            a_cancel_ends_the_query_and_nothing_else(&config).await;
-            a_transaction_that_is_dropped_is_rolled_back(&config).await;
-            everybody_finds_what_is_theirs(&config).await;
-        };
-        tokio::time::timeout(PATIENCE * 4, all).await.expect("all of it in time");
+        macro_rules! each {
+            ($($part:ident),* $(,)?) => {
+                $(timeout(PATIENCE * 4, $part(&config)).await.expect(concat!(stringify!($part), ": in time"));)*
+            };
+        }
+        each![
+            statements_are_prepared_once_and_closed_when_they_are_dropped,
+            what_is_asked_at_once_is_answered_in_order,
+            a_portal_gives_its_rows_in_portions,
+            copy_goes_in_and_out_and_may_be_given_up,
+            a_notification_reaches_who_listens,
+            a_cancel_ends_the_query_and_nothing_else,
+            a_transaction_that_is_dropped_is_rolled_back,
+            everybody_finds_what_is_theirs,
+        ];
     });
     say(&format!("tokio_postgres, {name}: {:.1} s", begun.elapsed().as_secs_f64()));
     if let Some(stagedoor) = stagedoor {
