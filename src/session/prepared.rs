@@ -214,22 +214,21 @@ impl Prepared {
 
     /// What was prepared in a context that is over.
     pub fn forget_context(&mut self, is_over: impl Fn(u64) -> bool) {
-        let Self { shelf, doomed, .. } = self;
-        shelf.retain(|key, entry| {
-            let over = is_over(key.context);
-            doomed.extend(over.then_some(entry.id));
-            !over
-        });
+        self.forget(|key, _| is_over(key.context));
     }
 
     /// `DISCARD PLANS`: what has constants is read once more by the settings of whoever uses it next, and other clients
     /// than the one who said it must not find that.
     pub fn forget_constants(&mut self) {
+        self.forget(|key, entry| key.text.reading().is_some() && entry.sent_in.is_none());
+    }
+
+    fn forget(&mut self, is_over: impl Fn(&Key, &Entry) -> bool) {
         let Self { shelf, doomed, .. } = self;
         shelf.retain(|key, entry| {
-            let stays = key.text.reading().is_none() || entry.sent_in.is_some();
-            doomed.extend((!stays).then_some(entry.id));
-            stays
+            let over = is_over(key, entry);
+            doomed.extend(over.then_some(entry.id));
+            !over
         });
     }
 

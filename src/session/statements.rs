@@ -475,12 +475,7 @@ fn ensure(
             Found::Nothing => {}
         }
     }
-    if server.has_failed()
-        && let Some(id) = server.prepared.find_failed(text)
-    {
-        return Some(id);
-    }
-    if let Some(stood_in) = stand_in(server, text.behind(), wanted, out) {
+    if let Some(stood_in) = stand_in(server, text, wanted, out) {
         return stood_in;
     }
     let id = server.prepared.add(text.clone(), context, segment);
@@ -492,15 +487,20 @@ fn ensure(
     Some(id)
 }
 
-/// Prepares the empty statement where it does for what is `wanted` of `behind`. `Some` where nothing else is to be prepared,
-/// `None` in it where only the answer to an earlier batch can tell.
+/// What does for what is `wanted` of `text`: in a failed transaction one of the same text, else the empty statement, which
+/// is prepared. `Some` where nothing else is to be prepared, `None` in it where only the answer to an earlier batch can tell.
 fn stand_in(
     server: &mut ServerState,
-    behind: &[u8],
+    text: &Arc<Text>,
     wanted: Option<Wanted>,
     out: &mut Vec<u8>,
 ) -> Option<Option<u32>> {
-    match choose(server, behind, wanted?) {
+    if server.has_failed()
+        && let Some(id) = server.prepared.find_failed(text)
+    {
+        return Some(Some(id));
+    }
+    match choose(server, text.behind(), wanted?) {
         Choice::Itself => None,
         Choice::Unsure => Some(None),
         Choice::StandIn(behind) => {
@@ -577,12 +577,7 @@ fn prepare_to_speak(
     wanted: Option<Wanted>,
     out: &mut Vec<u8>,
 ) -> Option<u32> {
-    if server.has_failed()
-        && let Some(id) = server.prepared.find_failed(text)
-    {
-        return Some(id);
-    }
-    if let Some(stood_in) = stand_in(server, text.behind(), wanted, out) {
+    if let Some(stood_in) = stand_in(server, text, wanted, out) {
         return stood_in;
     }
     let words = frontend::query(text.behind());

@@ -9,6 +9,7 @@ use crate::support::deadline::PATIENCE;
 use crate::support::deadline::Stopwatch;
 use crate::support::deadline::until;
 use crate::support::dice::Dice;
+use crate::support::dice::number;
 use crate::support::flows::FLOWS;
 use crate::support::flows::Flow;
 use crate::support::flows::Move;
@@ -195,8 +196,7 @@ fn every_ending(stage: &mut Stage<'_>, flow: &Flow) {
 /// `SEED=7 cargo test --test e2e endings` repeats one.
 #[test]
 fn whoever_vanishes_at_random_leaves_nothing_either() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let seeds = number("SEED").map_or_else(|| 0..number("SEEDS").unwrap_or(4), |seed| seed..seed + 1);
+    let seeds = number("SEED").map_or_else(|| 0..number("SEEDS").unwrap_or(4_u64), |seed| seed..seed + 1);
     let _watch = Stopwatch::start(format!("random endings, seeds {seeds:?}"));
     let cluster = Cluster::shared();
     let stagedoor = Stagedoor::start(cluster, "pool: { maxServers: 2 }");

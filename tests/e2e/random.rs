@@ -10,6 +10,7 @@ use crate::random::world::Line;
 use crate::random::world::Packets;
 use crate::random::world::World;
 use crate::support::deadline::Stopwatch;
+use crate::support::dice::number;
 use crate::support::postgres::Cluster;
 use crate::support::raw::Client;
 use crate::support::stagedoor::Stagedoor;
@@ -128,11 +129,6 @@ impl Drop for Witness<'_> {
             }
         }
     }
-}
-
-/// A number from the environment.
-fn number<N: std::str::FromStr>(name: &str) -> Option<N> {
-    std::env::var(name).ok().and_then(|value| value.parse().ok())
 }
 
 const CLIENTS: usize = 6;

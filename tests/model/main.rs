@@ -28,12 +28,10 @@ mod script;
 mod settings;
 mod stories;
 
+use crate::dice::number;
+
 /// Stories that are told where nobody asks for more.
 const SEEDS: u64 = 2000;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
-}
 
 #[test]
 fn whatever_clients_do_they_read_the_same_bytes_on_shared_servers() {
@@ -52,7 +50,7 @@ fn whatever_clients_do_they_read_the_same_bytes_on_shared_servers() {
             let why = compare::tell(&short).expect_err("it fails");
             eprintln!("SEED={seed}: {wrong}\n\n{why}\n        {short}\n");
         }
-        if failures >= number("FAILURES").unwrap_or(1) {
+        if failures >= number("FAILURES").unwrap_or(1_u64) {
             break;
         }
     }

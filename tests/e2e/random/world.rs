@@ -3,10 +3,10 @@
 use crate::random::differences::ProcessIds;
 use crate::random::differences::comparable;
 use crate::random::differences::settle;
-use crate::random::number;
 use crate::random::owed::Owed;
 use crate::random::script::Deed;
 use crate::random::script::Turn;
+use crate::support::dice::number;
 use crate::support::raw::Client;
 use crate::support::raw::Target;
 

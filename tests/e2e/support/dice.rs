@@ -17,3 +17,8 @@ impl Dice {
         usize::try_from(mixed % u64::try_from(limit).expect("small")).expect("small")
     }
 }
+
+/// A number from the environment, with which a story is asked for.
+pub fn number<N: std::str::FromStr>(name: &str) -> Option<N> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
